@@ -1,0 +1,104 @@
+"""What a run tells while it runs: small frozen facts, each one JSON object on one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """One fact about a run."""
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """How far a stage has come.
+
+    Attributes:
+        stage: What is being done, e.g. ``"train"``, ``"predict"``.
+        done, total: Steps of this stage; ``total`` is 0 where it is not known.
+        eta_seconds: Seconds that the stage still needs; None where nobody knows.
+    """
+
+    stage: str
+    done: int
+    total: int
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class EpochEnded(Event):
+    """One epoch of training is over. ``epoch`` counts from 1; the validation figures are None without validation."""
+
+    epoch: int
+    train_loss: float
+    valid_loss: float | None
+    valid_dice: float | None
+    learning_rate: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Preview(Event):
+    """A picture or label file of the present state lies at ``path``."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Log(Event):
+    """A line for the log. ``level`` is ``"info"`` or ``"warning"``."""
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """Terminal: done. ``outputs`` names what was made, e.g. ``{"model": "/a/b.safetensors"}``."""
+
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """Terminal: not done. The same words as the error that caused it."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class WasCancelled(Event):
+    """Terminal: the user stopped it."""
+
+
+TERMINAL = (Finished, Failed, WasCancelled)
+EVENTS = {kind.__name__: kind for kind in (Progress, EpochEnded, Preview, Log, *TERMINAL)}
+
+Report = Callable[[Event], None]
+"""The one callable that takes events, and that may raise ``Cancelled``."""
+
+
+def ignore(event: Event) -> None:
+    """Take an event and do nothing: the report of a caller who does not listen."""
+
+
+def to_json(event: Event) -> str:
+    """Return the event as one line of JSON."""
+    return json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}, allow_nan=False, default=str)
+
+
+def from_json(line: str) -> Event | None:
+    """Return the event that a line holds, or None where the line is no event."""
+    try:
+        values = json.loads(line)
+        kind = EVENTS[values.pop("event")]
+        return kind(**values)  # type: ignore[no-any-return]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,261 @@
+"""Grids, volumes and label maps: arrays (Z, Y, X) that know where they lie.
+
+World coordinates are those of ITK and DICOM: LPS (left, posterior, superior), in the unit of the file, which 3D Slicer
+reads as millimetres.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+UNLABELLED = 255
+"""The label value that always means "nobody looked at this voxel"."""
+
+BACKGROUND_NAME = "Background"
+
+SAME_POINT_VOXELS = 1e-2
+"""Two grids are the same where no corner lies further off than this part of a voxel (NIfTI stores float32)."""
+
+_PALETTE = (
+    (0.90, 0.62, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26),
+    (0.00, 0.45, 0.70), (0.84, 0.37, 0.00), (0.80, 0.47, 0.65), (0.60, 0.60, 0.60),
+)  # fmt: skip  # Okabe and Ito's colours, told apart by colour-blind readers too
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an array lie.
+
+    Attributes:
+        shape: Voxels along (Z, Y, X).
+        spacing: Distance of two neighbours along (Z, Y, X); positive.
+        origin: The centre of voxel (0, 0, 0) in the world, (x, y, z) LPS.
+        direction: For each of the array axes Z, Y, X the unit vector (x, y, z) LPS in which its index grows.
+            Rotated, flipped (left-handed) and sheared grids are all allowed.
+
+    ``==`` is "same geometry": equal shape and every corner within a hundredth of a voxel.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[tuple[float, float, float], ...] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "spacing", tuple(float(s) for s in self.spacing))
+        object.__setattr__(self, "origin", tuple(float(o) for o in self.origin))
+        object.__setattr__(self, "direction", tuple(tuple(float(v) for v in axis) for axis in self.direction))
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise InputError(f"A volume has three sides of at least one voxel, not {self.shape}.")
+        if not all(np.isfinite(s) and s > 0 for s in self.spacing):
+            raise InputError(f"The voxel spacing must be positive, not {self.spacing}.", "Correct it in the file.")
+        if abs(np.linalg.det(np.array(self.direction))) < 1e-6:
+            raise InputError(f"The axes of the volume lie in one plane: {self.direction}.", "Correct the directions.")
+
+    @classmethod
+    def from_affine(cls, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Grid:
+        """Make the grid whose voxel (z, y, x) lies at ``affine @ (z, y, x, 1)``, LPS."""
+        steps = np.asarray(affine, float)[:3, :3].T  # one row an array axis
+        spacing = np.linalg.norm(steps, axis=1)
+        direction = steps / np.where(spacing == 0, 1, spacing)[:, None]
+        return cls(shape, tuple(spacing), tuple(np.asarray(affine, float)[:3, 3]), tuple(map(tuple, direction)))
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """4×4: array index (z, y, x, 1) to world (x, y, z, 1), LPS."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.array(self.direction).T * np.array(self.spacing)
+        matrix[:3, 3] = self.origin
+        return matrix
+
+    @property
+    def is_plain(self) -> bool:
+        """True where nothing says more than the shape: spacing 1, origin 0, axes along the world's."""
+        return self == Grid(self.shape)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Grid):
+            return NotImplemented
+        return self.shape == other.shape and self.offset_voxels(other) <= SAME_POINT_VOXELS
+
+    __hash__ = None  # type: ignore[assignment]  # equality has a tolerance
+
+    def offset_voxels(self, other: Grid) -> float:
+        """Return how far the corners of two grids of one shape lie apart at most, in voxels of this one."""
+        corners = np.array([(*c, 1.0) for c in itertools.product(*((0.0, n - 1.0) for n in self.shape))]).T
+        apart = (np.linalg.solve(self.affine, other.affine) @ corners - corners)[:3]
+        return float(np.abs(apart).max())
+
+    def difference(self, other: Grid) -> str:
+        """Say in words how another grid differs; empty where it is the same."""
+        if self.shape != other.shape:
+            return f"shape (Z, Y, X) {self.shape} against {other.shape}"
+        if self == other:
+            return ""
+        rows = (
+            ("spacing (Z, Y, X)", self.spacing, other.spacing),
+            ("origin", self.origin, other.origin),
+            ("direction", self.direction, other.direction),
+        )
+        told = [f"{name} {_told(a)} against {_told(b)}" for name, a, b in rows if not np.allclose(a, b, atol=1e-6)]
+        return ", ".join(told) + f" ({self.offset_voxels(other):.3g} voxels apart)"
+
+
+def _told(values: Any) -> str:
+    return np.array2string(np.array(values), precision=6, separator=", ", suppress_small=True).replace("\n", "")
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Intensities on a grid; never changed in place.
+
+    Attributes:
+        array: (Z, Y, X), or (Z, Y, X, C) for a volume of C channels (RGB: 3); any real dtype, possibly memory-mapped.
+        grid: Where the voxels lie.
+    """
+
+    array: NDArray[Any]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.array.ndim not in (3, 4) or self.array.shape[:3] != self.grid.shape:
+            raise InputError(f"An array of shape {self.array.shape} does not lie on a grid of shape {self.grid.shape}.")
+        if self.array.dtype.kind not in "uifb":
+            raise InputError(
+                f"Values of type {self.array.dtype} are no intensities.", "Save it as integers or real numbers."
+            )
+
+    @classmethod
+    def of(cls, array: Any, grid: Grid | None = None) -> Volume:
+        """Wrap an array (Z, Y, X) or (Z, Y, X, C); without a grid it lies at the origin with spacing 1."""
+        values = np.asanyarray(array)
+        if values.ndim not in (3, 4):
+            raise InputError(f"A volume has the axes (Z, Y, X), not the shape {values.shape}.")
+        return cls(values, grid or Grid(values.shape[:3]))
+
+    @property
+    def channels(self) -> int:
+        """How many values a voxel holds."""
+        return 1 if self.array.ndim == 3 else int(self.array.shape[3])
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One material: its value in label arrays, the name that the user typed, its colour.
+
+    Attributes:
+        value: 0 to 254.
+        name: As typed.
+        color: (red, green, blue), each 0 to 1.
+        terminology: 3D Slicer's terminology entry as one string; empty where there is none.
+    """
+
+    value: int
+    name: str
+    color: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    terminology: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value < UNLABELLED:
+            raise InputError(
+                f'The class "{self.name}" has the value {self.value}.',
+                f"Class values go from 0 to {UNLABELLED - 1}; {UNLABELLED} always means unlabelled.",
+            )
+
+    @classmethod
+    def plain(cls, value: int) -> LabelClass:
+        """Make the class of a value that has no name of its own: "Background" for 0, "Class 3" for 3."""
+        if value == 0:
+            return cls(0, BACKGROUND_NAME, (0.0, 0.0, 0.0))
+        return cls(value, f"Class {value}", _PALETTE[(value - 1) % len(_PALETTE)])
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Class values on a grid, with the classes they mean.
+
+    Attributes:
+        array: uint8 (Z, Y, X); ``UNLABELLED`` (255) where nobody looked, otherwise the value of one of ``classes``.
+        grid: Where the voxels lie.
+        classes: In ascending order of value; a class may have no voxel.
+        unpainted: What the unpainted value 0 was taken for when this was read: ``"ignore"`` or ``"background"``.
+    """
+
+    array: NDArray[np.uint8]
+    grid: Grid
+    classes: tuple[LabelClass, ...]
+    unpainted: str = field(default="background")
+
+    def __post_init__(self) -> None:
+        if self.array.dtype != np.uint8 or self.array.shape != self.grid.shape:
+            raise InputError(
+                f"Labels of type {self.array.dtype} and shape {self.array.shape} do not lie on {self.grid.shape}."
+            )
+        object.__setattr__(self, "classes", tuple(sorted(self.classes, key=lambda c: c.value)))
+        if len({c.value for c in self.classes}) < len(self.classes):
+            raise InputError(f"Two classes share a value: {[(c.value, c.name) for c in self.classes]}.")
+
+    @classmethod
+    def of(
+        cls,
+        array: Any,
+        grid: Grid | None = None,
+        classes: tuple[LabelClass, ...] = (),
+        *,
+        unpainted: str = "background",
+    ) -> LabelMap:
+        """Wrap an array of class values (Z, Y, X) of any integer or whole-number float type.
+
+        Values without a class in ``classes`` get a plain one ("Class 3"). ``unpainted`` says what 0 means:
+        ``"background"`` keeps it as class 0, ``"ignore"`` turns it into ``UNLABELLED``.
+
+        Raises:
+            InputError: The array is not (Z, Y, X), or holds a value outside 0 … 255.
+        """
+        labels = _as_label_values(array)
+        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+        if unpainted == "ignore" and 0 in present:
+            labels = np.where(labels == 0, np.uint8(UNLABELLED), labels)
+        known = {c.value: c for c in classes if not (unpainted == "ignore" and c.value == 0)}
+        for value in present:
+            if value != UNLABELLED and not (unpainted == "ignore" and value == 0):
+                known.setdefault(int(value), LabelClass.plain(int(value)))
+        return cls(labels, grid or Grid(labels.shape), tuple(known.values()), unpainted)
+
+    def counts(self) -> dict[int, int]:
+        """Return how many voxels each class has, also those that have none."""
+        voxels = np.bincount(self.array.ravel(), minlength=256)
+        return {c.value: int(voxels[c.value]) for c in self.classes}
+
+    def with_classes(self, classes: tuple[LabelClass, ...]) -> LabelMap:
+        """Return the same voxels under other names and colours."""
+        return replace(self, classes=classes)
+
+
+def _as_label_values(array: Any) -> NDArray[np.uint8]:
+    values = np.asanyarray(array)
+    if values.ndim != 3:
+        raise InputError(f"Labels have the axes (Z, Y, X), not the shape {values.shape}.")
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype.kind not in "uif":
+        raise InputError(f"Values of type {values.dtype} are no labels.", "Save the labels as integers.")
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        raise InputError("The labels hold fractions or NaN.", "Labels are whole numbers: is this the image?")
+    low, high = values.min(), values.max()
+    if low < 0 or high > UNLABELLED:
+        raise InputError(
+            f"The labels go from {low:g} to {high:g}.",
+            f"Class values go from 0 to {UNLABELLED - 1}, and {UNLABELLED} means unlabelled: renumber them.",
+        )
+    return values.astype(np.uint8)
