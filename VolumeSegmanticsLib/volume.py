@@ -13,20 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .classes import BACKGROUND_NAME, UNLABELLED, LabelClass
 from .errors import InputError
 
-UNLABELLED = 255
-"""The label value that always means "nobody looked at this voxel"."""
-
-BACKGROUND_NAME = "Background"
+__all__ = ["BACKGROUND_NAME", "UNLABELLED", "Grid", "LabelClass", "LabelMap", "Volume"]
 
 SAME_POINT_VOXELS = 1e-2
 """Two grids are the same where no corner lies further off than this part of a voxel (NIfTI stores float32)."""
-
-_PALETTE = (
-    (0.90, 0.62, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26),
-    (0.00, 0.45, 0.70), (0.84, 0.37, 0.00), (0.80, 0.47, 0.65), (0.60, 0.60, 0.60),
-)  # fmt: skip  # Okabe and Ito's colours, told apart by colour-blind readers too
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,37 +138,6 @@ class Volume:
     def channels(self) -> int:
         """How many values a voxel holds."""
         return 1 if self.array.ndim == 3 else int(self.array.shape[3])
-
-
-@dataclass(frozen=True)
-class LabelClass:
-    """One material: its value in label arrays, the name that the user typed, its colour.
-
-    Attributes:
-        value: 0 to 254.
-        name: As typed.
-        color: (red, green, blue), each 0 to 1.
-        terminology: 3D Slicer's terminology entry as one string; empty where there is none.
-    """
-
-    value: int
-    name: str
-    color: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    terminology: str = ""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.value < UNLABELLED:
-            raise InputError(
-                f'The class "{self.name}" has the value {self.value}.',
-                f"Class values go from 0 to {UNLABELLED - 1}; {UNLABELLED} always means unlabelled.",
-            )
-
-    @classmethod
-    def plain(cls, value: int) -> LabelClass:
-        """Make the class of a value that has no name of its own: "Background" for 0, "Class 3" for 3."""
-        if value == 0:
-            return cls(0, BACKGROUND_NAME, (0.0, 0.0, 0.0))
-        return cls(value, f"Class {value}", _PALETTE[(value - 1) % len(_PALETTE)])
 
 
 @dataclass(frozen=True, eq=False)
