@@ -63,3 +63,46 @@ class LabelClass:
     def from_dict(cls, values: dict[str, Any]) -> LabelClass:
         """Make the class from what ``to_dict`` returned."""
         return cls(**{**values, "color": tuple(values.get("color", (0.5, 0.5, 0.5)))})
+
+
+def merge_classes(*groups: tuple[LabelClass, ...]) -> tuple[tuple[LabelClass, ...], list[dict[int, int]]]:
+    """Make one list of classes out of several, so that the same material is the same class everywhere.
+
+    Classes are the same where their names are; a class without a name of its own ("Class 3") is the same as any class
+    of its value. The first group keeps its values; a class of a later group keeps its value where that is still free.
+
+    Returns:
+        The classes in ascending order of value, and for each group a dictionary from its values to theirs.
+
+    Raises:
+        InputError: There are more than 255 classes.
+    """
+    merged: list[LabelClass] = []
+    changes = []
+    for group in groups:
+        change: dict[int, int] = {}
+        for label_class in sorted(group, key=lambda c: c.value):
+            same = _same_class(label_class, merged, taken=set(change.values()))
+            if same is None:
+                same = _with_free_value(label_class, merged, reserved={c.value for c in group})
+                merged.append(same)
+            change[label_class.value] = same.value
+        changes.append(change)
+    return tuple(sorted(merged, key=lambda c: c.value)), changes
+
+
+def _same_class(wanted: LabelClass, known: list[LabelClass], *, taken: set[int]) -> LabelClass | None:
+    free = [c for c in known if c.value not in taken]
+    by_name = [c for c in free if c.name == wanted.name]
+    by_value = [c for c in free if c.value == wanted.value and (c.is_plain or wanted.is_plain)]
+    return next(iter(by_name + by_value), None)
+
+
+def _with_free_value(label_class: LabelClass, known: list[LabelClass], *, reserved: set[int]) -> LabelClass:
+    used = {c.value for c in known}
+    if label_class.value not in used:
+        return label_class
+    free = [value for value in range(1, UNLABELLED) if value not in used | reserved]
+    if not free:
+        raise InputError("There are more than 254 classes.", "Merge some of them.")
+    return dataclasses.replace(label_class, value=free[0])

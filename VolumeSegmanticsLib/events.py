@@ -99,6 +99,6 @@ def from_json(line: str) -> Event | None:
     try:
         values = json.loads(line)
         kind = EVENTS[values.pop("event")]
-        return kind(**values)  # type: ignore[no-any-return]
+        return kind(**values)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

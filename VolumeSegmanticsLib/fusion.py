@@ -171,8 +171,8 @@ FUSIONS: dict[str, type[Fusion]] = {"max": MaxFusion, "mean": MeanFusion, "vote"
 
 def _largest(stacked: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the index of the largest along the first axis, slice by slice: argmax alone would need 8 bytes a voxel."""
-    best = np.empty(stacked.shape[1:], np.uint8)
-    for z in range(best.shape[0]):
+    best: NDArray[np.uint8] = np.empty(stacked.shape[1:], np.uint8)
+    for z in range(len(best)):
         best[z] = stacked[:, z].argmax(axis=0)
     return best
 

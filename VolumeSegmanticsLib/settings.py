@@ -162,7 +162,7 @@ def augmentations(augment: str) -> tuple[str, ...]:
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
-    kind = type(field.default)
+    kind: type[Any] = type(field.default)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -170,7 +170,7 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     choices, low, high = (field.metadata[name] for name in ("choices", "minimum", "maximum"))
     if choices and value not in choices:
         raise SettingsError(f'The setting {field.name} is "{value}".', f"It takes one of: {', '.join(choices)}.")
-    if kind in (int, float) and not (math.isfinite(value) and low <= value <= high):
+    if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
         unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
         raise SettingsError(f"The setting {field.name} is {value:g}{unit}.", f"It goes from {low:g} to {high:g}.")
     return value
@@ -180,7 +180,7 @@ _KIND_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "t
 
 
 def _parsed(field: dataclasses.Field[Any], text: str) -> Any:
-    kind = type(field.default)
+    kind: type[Any] = type(field.default)
     try:
         return kind(text)
     except ValueError:

@@ -48,7 +48,9 @@ class View:
         return values[self.axis], values[rows], values[columns]
 
     def __str__(self) -> str:
-        turned = "".join("TRC"[n] for n, on in enumerate((self.transposed, self.flipped_rows, self.flipped_columns)) if on)
+        turned = "".join(
+            "TRC"[n] for n, on in enumerate((self.transposed, self.flipped_rows, self.flipped_columns)) if on
+        )
         return AXIS_LETTERS[self.axis] + (f"-{turned}" if turned else "")
 
 

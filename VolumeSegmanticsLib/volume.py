@@ -203,7 +203,7 @@ class LabelMap:
 
 
 def _as_label_values(array: Any) -> NDArray[np.uint8]:
-    values = np.asanyarray(array)
+    values: NDArray[Any] = np.asanyarray(array)
     if values.ndim != 3:
         raise InputError(f"Labels have the axes (Z, Y, X), not the shape {values.shape}.")
     if values.dtype == np.uint8:

@@ -1,0 +1,306 @@
+"""The three verbs: train, predict, evaluate. Arrays or paths in, typed results out."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import io
+from .card import ModelCard
+from .checkpoint import Checkpoint
+from .dataset import CropShape, CropSource, crop_size
+from .errors import InputError, SettingsError
+from .events import EpochEnded, Log, Progress, Report, ignore
+from .intensity import Intensity
+from .metrics import Scores, score
+from .models import Model, neighbours
+from .predict import Prediction, predict_volume
+from .prepare import Prepared, prepare
+from .settings import PredictSettings, TrainSettings
+from .slicing import HoldOut, hold_out
+from .train import Fitted, Trainer
+from .volume import LabelMap, Volume
+
+ImageLike = Volume | NDArray[Any] | str | Path
+LabelsLike = LabelMap | NDArray[Any] | str | Path
+
+_PACKAGES = ("volumesegmantics", "torch", "segmentation-models-pytorch", "albumentations", "numpy")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of ``train``.
+
+    Attributes:
+        model: Ready for ``predict``.
+        path: Where it was saved; None without ``output``.
+    """
+
+    model: Model
+    path: Path | None = None
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's facts: classes, settings, scores, history."""
+        return self.model.card
+
+
+def train(
+    images: ImageLike | Sequence[ImageLike],
+    labels: LabelsLike | Sequence[LabelsLike],
+    *,
+    output: str | Path | None = None,
+    start_from: Model | str | Path | None = None,
+    settings: TrainSettings | None = None,
+    report: Report = ignore,
+    **changes: Any,
+) -> Trained:
+    """Train a model on one or several volumes.
+
+    Args:
+        images: Arrays (Z, Y, X), volumes or files.
+        labels: As many arrays, label maps or files; 255 is unlabelled. In arrays 0 is the class Background.
+        output: The ``.safetensors`` file to write. An interrupted run with the same inputs goes on from beside it.
+        start_from: A model, or its file, that training goes on from.
+        settings: All settings as one object.
+        report: Called with every event of the run; may raise ``Cancelled``.
+        **changes: Single settings, such as ``epochs=20``.
+
+    Raises:
+        VolumeSegmanticsError: With a message and a hint, for everything that the user can mend.
+    """
+    settings = replace(settings or TrainSettings(), **_known(TrainSettings, changes))
+    report(Progress("read", 0, 1))
+    volumes = [_as_volume(image) for image in _as_list(images)]
+    maps = _read_all_labels(_as_list(labels), volumes, settings, report)
+    parent = _as_model(start_from) if start_from is not None else None
+    if parent is not None:
+        settings = _structure_of(parent, settings, report)
+    prepared = prepare(volumes, maps, axes=settings.axes, known=parent.card.classes if parent else (), report=report)
+    held_out = hold_out(prepared.label_maps, [c.value for c in prepared.classes], settings.validation_part)
+    model, source = _begin(prepared, held_out, settings, parent)
+    checkpoint = _checkpoint(output, prepared, settings, parent)
+    trainer = Trainer(
+        model, source, settings, is_pretrained=parent is None and settings.weights != "none",
+        report=report, checkpoint=checkpoint,
+    )  # fmt: skip
+    fitted = trainer.run()
+    model.network.cpu()
+    model.card = _final_card(model.card, fitted, held_out, Path(output).stem if output else "")
+    _tell_score(model.card, report)
+    path = model.save(output) if output is not None else None
+    if checkpoint:
+        checkpoint.remove()
+    return Trained(model, path)
+
+
+def predict(
+    image: ImageLike,
+    model: Model | Trained | str | Path,
+    *,
+    output: str | Path | None = None,
+    confidence: str | Path | bool = False,
+    settings: PredictSettings | None = None,
+    report: Report = ignore,
+    **changes: Any,
+) -> Prediction:
+    """Segment a volume.
+
+    Args:
+        image: An array (Z, Y, X), a volume or a file.
+        model: A model or its file.
+        output: The label file to write.
+        confidence: True to have the confidence too, or the image file to write it to.
+        settings: All settings as one object.
+        report: Called with every event of the run; may raise ``Cancelled``.
+        **changes: Single settings, such as ``quality="high"``.
+
+    Raises:
+        VolumeSegmanticsError: With a message and a hint, for everything that the user can mend.
+    """
+    settings = replace(settings or PredictSettings(), **_known(PredictSettings, changes))
+    for path in (output, confidence):
+        if isinstance(path, str | Path):
+            io.check_writable(path)
+    loaded = _as_model(model)
+    volume = _as_volume(image, channels=loaded.card.channels)
+    prediction = predict_volume(volume, loaded, settings, confidence=bool(confidence), report=report)
+    report(Progress("write", 0, 1))
+    if output is not None:
+        io.write_labels(output, prediction.labels, report=report)
+    if prediction.confidence is not None and not isinstance(confidence, bool):
+        io.write_volume(confidence, Volume(prediction.confidence, volume.grid), report=report)
+    return prediction
+
+
+def evaluate(
+    prediction: LabelsLike | Prediction, truth: LabelsLike, *, unpainted: str = "auto", report: Report = ignore
+) -> Scores:
+    """Compare a prediction with the truth; voxels that are 255 in the truth are left out.
+
+    Args:
+        prediction: An array, a label map, a file, or what ``predict`` returned. Its 0 is always the background.
+        truth: An array, a label map or a file.
+        unpainted: What 0 in the truth means: ``"ignore"``, ``"background"``, or ``"auto"`` by the kind of file.
+        report: Takes what is worth knowing.
+    """
+    if isinstance(prediction, Prediction):
+        prediction = prediction.labels
+    answer = _as_label_map(prediction, "background", None, report)
+    return score(answer, _as_label_map(truth, unpainted, None, report))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _known(kind: type[Any], changes: dict[str, Any]) -> dict[str, Any]:
+    kind._refuse_unknown(changes)
+    return changes
+
+
+def _as_volume(image: ImageLike, *, channels: int | None = None) -> Volume:
+    if isinstance(image, str | Path):
+        volume = io.read_volume(image)
+        return io.read_volume(image, channels="grey") if channels == 1 < volume.channels else volume
+    return image if isinstance(image, Volume) else Volume.of(image)
+
+
+def _as_label_map(labels: LabelsLike, unpainted: str, image: Volume | None, report: Report) -> LabelMap:
+    if isinstance(labels, str | Path):
+        grid = image.grid if image else None
+        return io.read_labels(labels, unpainted=unpainted, grid=grid, report=report)
+    if isinstance(labels, LabelMap):
+        return labels
+    meaning = "background" if unpainted == "auto" else unpainted
+    return LabelMap.of(
+        labels, image.grid if image and np.shape(labels) == image.grid.shape else None, unpainted=meaning
+    )
+
+
+def _read_all_labels(
+    labels: Sequence[LabelsLike], volumes: Sequence[Volume], settings: TrainSettings, report: Report
+) -> list[LabelMap]:
+    if len(labels) != len(volumes):
+        raise InputError(
+            f"There are {len(volumes)} images and {len(labels)} label maps.", "Give one of each, in pairs."
+        )
+    pairs = zip(labels, volumes, strict=True)
+    return [_as_label_map(each, settings.unpainted, volume, report) for each, volume in pairs]
+
+
+def _as_model(model: Model | Trained | str | Path) -> Model:
+    if isinstance(model, Trained):
+        return model.model
+    return model if isinstance(model, Model) else Model.load(model)
+
+
+def _structure_of(parent: Model, settings: TrainSettings, report: Report) -> TrainSettings:
+    """Return the settings with what cannot change when training goes on from a model."""
+    theirs = {n: parent.card.settings[n] for n in ("model", "architecture", "encoder", "neighbours")}
+    asked = settings.changed()
+    for name, value in theirs.items():
+        if name in asked and asked[name] != value:
+            raise SettingsError(
+                f"The model to start from has {name} = {value}, not {asked[name]}.", f"Leave {name} out, or train anew."
+            )
+    report(Log("info", f'Training goes on from the model "{parent.card.name}".'))
+    return replace(settings, **theirs)
+
+
+def _begin(
+    prepared: Prepared, held_out: HoldOut | None, settings: TrainSettings, parent: Model | None
+) -> tuple[Model, CropSource]:
+    """Return the model to train and the source of its crops."""
+    images = [example.image for example in prepared.examples]
+    intensity = Intensity.from_dict(parent.card.intensity) if parent else Intensity.measure(images)
+    card = ModelCard(
+        model=settings.model,
+        classes=prepared.classes,
+        channels=images[0].channels,
+        intensity=intensity.to_dict(),
+        axes="".join(a for a in "zyx" if any(a in example.axes for example in prepared.examples)),
+        spacing=images[0].grid.spacing,
+        unpainted=prepared.label_maps[0].unpainted,
+        settings=settings.to_dict(),
+        parent=parent.card.name if parent else "",
+    )
+    if parent is not None and parent.card.channels != card.channels:
+        raise InputError(
+            f"The image has {card.channels} channels, the model to start from takes {parent.card.channels}.",
+            "Choose another model, or read the image as grey values.",
+        )
+    size = crop_size(prepared.examples, settings.crop_size, 32)
+    model = Model.new(card, size=size, weights="none" if parent else settings.weights)
+    if parent is not None:
+        model.take_over(parent)
+    shape = CropShape(crop_size(prepared.examples, settings.crop_size, model.multiple), neighbours(card))
+    return model, CropSource(prepared.examples, held_out, intensity, shape, settings.seed)
+
+
+def _checkpoint(
+    output: str | Path | None, prepared: Prepared, settings: TrainSettings, parent: Model | None
+) -> Checkpoint | None:
+    if output is None:
+        return None
+    path = Path(output)
+    io.check_writable(path)
+    free = ("epochs", "max_minutes", "device")  # these may change when an interrupted run is taken up again
+    digest = hashlib.sha256(json.dumps({k: v for k, v in settings.to_dict().items() if k not in free}).encode())
+    digest.update(parent.card.to_json().encode() if parent else b"")
+    for example in prepared.examples:
+        digest.update(np.ascontiguousarray(example.image.array[:: max(1, len(example.image.array) // 16)]))
+        digest.update(np.ascontiguousarray(example.labels))
+    return Checkpoint(path.with_name(f"{path.stem}.unfinished{path.suffix}"), digest.hexdigest())
+
+
+def _final_card(card: ModelCard, fitted: Fitted, held_out: HoldOut | None, name: str) -> ModelCard:
+    return replace(
+        card,
+        name=name,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        scores={**fitted.scores, "meaning": _meaning(fitted, held_out), "learning_rate": fitted.learning_rate},
+        history=tuple(_entry(epoch) for epoch in fitted.history),
+        versions=_versions(),
+    )
+
+
+def _meaning(fitted: Fitted, held_out: HoldOut | None) -> str:
+    if not fitted.scores or held_out is None:
+        return "Not validated: too few labels to hold any out. Look at the result."
+    if held_out.for_good:
+        return "Measured on held-out labels that the model never learned from."
+    return (
+        "Measured on held-out labels before they joined the training at its end: with so few labelled slices it is "
+        "a rough figure, and the model should be a little better than it says."
+    )
+
+
+def _entry(epoch: EpochEnded) -> dict[str, Any]:
+    return {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "valid_dice": epoch.valid_dice}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _tell_score(card: ModelCard, report: Report) -> None:
+    if "mean_dice" in card.scores:
+        report(Log("info", f"Mean Dice {card.scores['mean_dice']:.3f}. {card.scores['meaning']}"))
+    else:
+        report(Log("warning", card.scores["meaning"]))

@@ -1,0 +1,255 @@
+"""The command line: ``volseg train``, ``predict``, ``evaluate``, ``demo``, ``info``, ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from . import __version__
+from .errors import Cancelled, InputError, SettingsError, VolumeSegmanticsError
+from .events import Event, Report
+from .progress import ProgressLine
+from .settings import PredictSettings, Settings, TrainSettings
+
+DONE, BUG, MENDABLE, CANCELLED = 0, 1, 2, 3
+
+_TRAIN_FLAGS = ("model", "encoder", "weights", "unpainted", "axes", "device", "epochs", "max_minutes")
+_PREDICT_FLAGS = ("quality", "axes", "fusion", "precision", "device")
+
+
+def run_and_exit() -> None:
+    """Run the command that the process was started with, and end the process with its exit code."""
+    sys.exit(main())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 1 a bug (a traceback goes to stderr), 2 the user can mend it (one sentence and a hint), 3 cancelled.
+    """
+    options = _parser().parse_args(arguments)
+    stop = threading.Event()
+    line = ProgressLine(sys.stderr)
+
+    def report(event: Event) -> None:
+        if stop.is_set():
+            raise Cancelled
+        line(event)
+
+    with _Signals(stop):
+        try:
+            code = options.command(options, report)
+        except (Cancelled, KeyboardInterrupt):
+            line.end("Cancelled.")
+            return CANCELLED
+        except VolumeSegmanticsError as error:
+            line.end(f"Error: {error.message}\n{error.hint}".rstrip())
+            return MENDABLE
+        except MemoryError:
+            line.end("Error: There is not enough memory.\nClose other programs, or cut the volume.")
+            return MENDABLE
+        except Exception:
+            line.end(f"This is a bug in VolumeSegmantics {__version__}; please report it with these lines:")
+            traceback.print_exc(file=sys.stderr)
+            return BUG
+    line.end()
+    return DONE if code is None else int(code)
+
+
+def _train(options: argparse.Namespace, report: Report) -> None:
+    from . import api
+
+    if len(options.files) % 2:
+        raise InputError("Images and labels come in pairs.", "volseg train IMAGE LABELS [IMAGE LABELS …] -o MODEL")
+    settings = _settings(TrainSettings, options, _TRAIN_FLAGS)
+    trained = api.train(
+        options.files[::2], options.files[1::2],
+        output=_model_path(options.output), start_from=options.start_from, settings=settings, report=report,
+    )  # fmt: skip
+    scores = trained.card.scores
+    text = f"{trained.path}\n"
+    if "mean_dice" in scores:
+        text += f"mean Dice {scores['mean_dice']:.3f} on held-out labels\n"
+    _tell(options, {"model": str(trained.path), "scores": scores}, text)
+
+
+def _model_path(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise InputError(f'The model file is called "{path.name}".', f"Call it {path.stem}.safetensors.")
+    return path
+
+
+def _predict(options: argparse.Namespace, report: Report) -> None:
+    from . import api
+
+    settings = _settings(PredictSettings, options, _PREDICT_FLAGS)
+    api.predict(
+        options.image, options.model, output=options.output, confidence=options.confidence or False,
+        settings=settings, report=report,
+    )  # fmt: skip
+    outputs = {"labels": str(options.output)}
+    if options.confidence:
+        outputs["confidence"] = str(options.confidence)
+    _tell(options, outputs, "".join(f"{path}\n" for path in outputs.values()))
+
+
+def _evaluate(options: argparse.Namespace, report: Report) -> None:
+    from . import api, io, jobs
+    from .report import evaluation_picture
+
+    prediction = io.read_labels(options.prediction, unpainted="background")
+    truth = io.read_labels(options.truth, unpainted=options.unpainted, grid=prediction.grid, report=report)
+    scores = api.evaluate(prediction, truth)
+    if options.output:
+        folder = Path(options.output)
+        jobs.write_atomically(folder / "scores.json", json.dumps(scores.to_dict(), indent=2))
+        evaluation_picture(folder / "evaluation.png", prediction, truth, scores)
+    _tell(options, scores.to_dict(), scores.table() + "\n")
+
+
+def _demo(options: argparse.Namespace, report: Report) -> None:
+    from . import demo
+
+    made = demo.run(options.output, report_to=report)
+    files = {name: str(path) for name, path in made.files.items()}
+    _tell(options, {"files": files, "scores": made.scores.to_dict()}, f"{made.scores.table()}\n{files['overview']}\n")
+
+
+def _info(options: argparse.Namespace, report: Report) -> None:
+    from .card import read_card
+
+    path = Path(options.file)
+    if path.suffix == ".safetensors":
+        facts: dict[str, Any] = dataclasses.asdict(read_card(path))
+    else:
+        from . import io
+
+        facts = io.describe(path)
+    _tell(options, facts, _as_text(facts))
+
+
+def _run(options: argparse.Namespace, report: Report) -> int:
+    from . import worker
+
+    return int(worker.run(options.folder, parent_watch=options.parent_watch))
+
+
+def _settings(kind: type[Any], options: argparse.Namespace, flags: Sequence[str]) -> Any:
+    """Return the settings that the flags and ``--set`` ask for."""
+    texts = {name: getattr(options, name) for name in flags if getattr(options, name) is not None}
+    for assignment in options.set or []:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f'"--set {assignment}" gives no value.', "Write --set FIELD=VALUE.")
+        texts[name.strip().replace("-", "_")] = text.strip()
+    return kind.from_text(texts)
+
+
+def _tell(options: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
+    """Write the result to stdout: as JSON or for people."""
+    sys.stdout.write(json.dumps(facts, default=str) + "\n" if options.json else text)
+    sys.stdout.flush()
+
+
+def _as_text(facts: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for name, value in facts.items():
+        if name == "history":
+            lines.append(f"{indent}history: {len(value)} epochs")
+        elif isinstance(value, dict):
+            lines.append(f"{indent}{name}:\n{_as_text(value, indent + '  ')}".rstrip())
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            rows = (", ".join(f"{k} {v}" for k, v in entry.items() if v != "") for entry in value)
+            lines.append(f"{indent}{name}:\n" + "\n".join(f"{indent}  {row}" for row in rows))
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return "\n".join(lines) + "\n"
+
+
+class _Signals:
+    """While this is entered, Ctrl-C and SIGTERM ask for a stop; the second Ctrl-C insists."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {name: signal.signal(name, self._ask) for name in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        self._stop.set()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="volseg", description="From a few brush strokes to a full segmentation.")
+    parser.add_argument("--version", action="version", version=f"VolumeSegmantics {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = _command(commands, "train", _train, "train a model on images and labels")
+    train.add_argument("files", nargs="+", metavar="IMAGE LABELS", help="pairs of image and label file")
+    train.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="MODEL", help="the .safetensors file to write"
+    )
+    train.add_argument("--start-from", metavar="MODEL", help="go on from this model")
+    _add_flags(train, TrainSettings, _TRAIN_FLAGS)
+
+    predict = _command(commands, "predict", _predict, "segment an image with a model")
+    predict.add_argument("image", metavar="IMAGE")
+    predict.add_argument("model", metavar="MODEL")
+    predict.add_argument("-o", "--output", type=Path, required=True, metavar="LABELS", help="the label file to write")
+    predict.add_argument("--confidence", metavar="FILE", help="also write how sure the model is, in percent")
+    _add_flags(predict, PredictSettings, _PREDICT_FLAGS)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "compare a prediction with the truth")
+    evaluate.add_argument("prediction", metavar="PREDICTION")
+    evaluate.add_argument("truth", metavar="TRUTH", help="voxels of 255 are left out")
+    evaluate.add_argument("-o", "--output", metavar="FOLDER", help="write scores.json and a picture here")
+    evaluate.add_argument("--unpainted", default="auto", choices=("auto", "ignore", "background"), help="what 0 means")
+
+    demo = _command(commands, "demo", _demo, "simulate, paint, train, predict, evaluate: the whole round")
+    demo.add_argument("-o", "--output", default="demo", metavar="FOLDER", help="where it leaves everything (demo)")
+
+    info = _command(commands, "info", _info, "tell what a file holds: an image's grid, a model's card")
+    info.add_argument("file", metavar="FILE")
+
+    run = _command(commands, "run", _run, "run a job folder, as the panel in 3D Slicer does")
+    run.add_argument("folder", metavar="FOLDER")
+    run.add_argument("--parent-watch", action="store_true", help="stop when stdin ends")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace, Report], int | None], help: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser, kind: type[Settings], flags: Sequence[str]) -> None:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in flags:
+        field = fields[name]
+        metavar = "|".join(field.metadata["choices"] or [name.upper()])
+        help = f"{field.metadata['help']} ({field.default})".replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar=metavar, help=help)
+    others = ", ".join(name for name in fields if name not in flags)
+    parser.add_argument("--set", action="append", metavar="FIELD=VALUE", help=f"any other setting: {others}")

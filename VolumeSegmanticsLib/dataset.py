@@ -1,0 +1,295 @@
+"""From label positions to batches: crops around labelled voxels, at the scale of prediction.
+
+What to fetch is a value (``CropPlace``), how to fetch it a function of the volume (``cut``).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .augment import Augmentation
+from .intensity import Intensity
+from .settings import AXIS_LETTERS
+from .slicing import HoldOut, LabelledVoxels, planes
+from .views import View
+from .volume import UNLABELLED, Volume
+
+VALIDATION_CROPS = 36
+_BALANCED = 0.5  # part of the crops whose class is drawn evenly; the others as painted, so that no class is overrated
+_SAME_SCALE = 1.02  # pixels this close to square are taken as they are
+_AHEAD = 4  # batches prepared while the network works
+
+
+@dataclass(frozen=True)
+class Example:
+    """A volume with its labels, both ready for training.
+
+    Attributes:
+        image: As it was read.
+        labels: uint8 (Z, Y, X): index of the class among those of the model, or ``UNLABELLED``.
+        axes: Letters of the planes to learn.
+    """
+
+    image: Volume
+    labels: NDArray[np.uint8]
+    axes: str
+
+
+@dataclass(frozen=True)
+class CropPlace:
+    """Which crop: the example, the axis that its plane is perpendicular to, the voxel (z, y, x) it is drawn around."""
+
+    example: int
+    axis: int
+    voxel: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class CropShape:
+    """What every crop looks like.
+
+    Attributes:
+        size: Side in pixels, after pixels were made square.
+        neighbours: Slices on each side that come along as channels.
+    """
+
+    size: int
+    neighbours: int = 0
+
+
+def plane_scale(view: View, spacing: tuple[float, float, float]) -> tuple[float, float]:
+    """Return by how much rows and columns of a view are stretched so that its pixels are square; 1 for the finer."""
+    _, rows, columns = view.sides(spacing)
+    finest = min(rows, columns)
+    scale = (rows / finest, columns / finest)
+    return scale if max(scale) > _SAME_SCALE else (1.0, 1.0)
+
+
+def neighbours_of(slices: NDArray[Any], index: int, neighbours: int) -> NDArray[Any]:
+    """Return the slices around ``index`` as (H, W, C): outer ones are repeated at the ends of the volume."""
+    indices = np.clip(np.arange(index - neighbours, index + neighbours + 1), 0, len(slices) - 1)
+    stacked = np.stack([slices[i] for i in indices], axis=2)
+    return stacked.reshape(*stacked.shape[:2], -1)
+
+
+def cut(
+    example: Example, place: CropPlace, shape: CropShape, intensity: Intensity, *, shift: tuple[float, float] = (0, 0)
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Cut one crop around a voxel.
+
+    Args:
+        example, place, shape: From where, and what.
+        intensity: Grey-value statistics that are applied.
+        shift: How far the voxel lies from the middle, in crop sides (-0.5 … 0.5).
+
+    Returns:
+        Image (size, size, C) with values 0 … 1, and labels (size, size). Where the plane is smaller than the crop the
+        image goes on mirrored, and the labels are ``UNLABELLED``.
+    """
+    view = View(place.axis)
+    index, row, column = view.sides(place.voxel)
+    scale = plane_scale(view, example.image.grid.spacing)
+    native = [max(1, round(shape.size / s)) for s in scale]
+    labels = view.of(example.labels)[int(index)]
+    window = tuple(
+        _window(int(centre + moved * side), side, length)
+        for centre, moved, side, length in zip((row, column), shift, native, labels.shape, strict=True)
+    )
+    slices = view.of(example.image.array)[(slice(None), *window)]
+    image = intensity.scale(neighbours_of(slices, int(index), shape.neighbours).reshape(-1, example.image.channels))
+    image = image.reshape(*(w.stop - w.start for w in window), -1)
+    return _to_square(image, labels[window], native, shape.size)
+
+
+def _window(centre: int, side: int, length: int) -> slice:
+    start = min(max(0, centre - side // 2), max(0, length - side))
+    return slice(start, min(length, start + side))
+
+
+def _to_square(
+    image: NDArray[np.float32], labels: NDArray[np.uint8], native: list[int], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    missing = [(0, side - have) for side, have in zip(native, labels.shape, strict=True)]
+    if any(after for _, after in missing):
+        image = np.pad(image, (*missing, (0, 0)), mode="symmetric")
+        labels = np.pad(labels, missing, constant_values=UNLABELLED)
+    if native != [size, size]:
+        image = stretch(image, (size, size))
+        labels = labels[tuple(np.ix_(*(_nearest(have, size) for have in native)))]
+    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+
+
+def stretch(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return an image (H, W, C) at another size, linearly interpolated between pixel centres."""
+    wanted = torch.from_numpy(np.ascontiguousarray(image)).movedim(2, 0)[None]
+    resized = torch.nn.functional.interpolate(wanted, shape, mode="bilinear", align_corners=False)
+    return resized[0].movedim(0, 2).numpy()
+
+
+def _nearest(have: int, wanted: int) -> NDArray[np.intp]:
+    return np.minimum(((np.arange(wanted) + 0.5) * have / wanted).astype(np.intp), have - 1)
+
+
+def crop_size(examples: Sequence[Example], wanted: int, multiple: int) -> int:
+    """Return the side of the crops: as wanted, but no larger than the largest plane, and a multiple of ``multiple``."""
+    largest = 1.0
+    for example in examples:
+        for letter in example.axes:
+            view = View(AXIS_LETTERS.index(letter))
+            sides = view.sides(tuple(map(float, example.image.grid.shape)))[1:]  # type: ignore[arg-type]
+            scale = plane_scale(view, example.image.grid.spacing)
+            largest = max(largest, *(side * s for side, s in zip(sides, scale, strict=True)))
+    return max(multiple, int(np.ceil(min(wanted, largest) / multiple)) * multiple)
+
+
+@dataclass
+class CropSource:
+    """Draws crops around labelled voxels of several examples; the held-out labels are not among them.
+
+    Args:
+        examples: Volumes and labels.
+        held_out: What validates.
+        intensity: Grey-value statistics that are applied to every crop.
+        shape: What a crop looks like.
+        seed: The same seed gives the same crops.
+    """
+
+    examples: Sequence[Example]
+    held_out: HoldOut | None
+    intensity: Intensity
+    shape: CropShape
+    seed: int = 0
+    _labels: list[NDArray[np.uint8]] = field(init=False)
+    _voxels: list[LabelledVoxels] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._use([self._without_slab(n) for n in range(len(self.examples))])
+
+    def release_held_out(self) -> None:
+        """Let the held-out labels join the training."""
+        self._use([example.labels for example in self.examples])
+
+    def _use(self, labels: list[NDArray[np.uint8]]) -> None:
+        self._labels = labels
+        self._voxels = [LabelledVoxels.of(each, np.random.default_rng(self.seed)) for each in labels]
+
+    def _without_slab(self, n: int) -> NDArray[np.uint8]:
+        slab = self.held_out.slabs[n] if self.held_out else None
+        if slab is None:
+            return self.examples[n].labels
+        labels = self.examples[n].labels.copy()
+        slab.of(labels)[...] = UNLABELLED
+        return labels
+
+    def voxel_counts(self, classes: int) -> list[int]:
+        """Return how many labelled voxels of each class index training has."""
+        return [sum(voxels.counts.get(index, 0) for voxels in self._voxels) for index in range(classes)]
+
+    def batches(
+        self, count: int, batch_size: int, augment: Augmentation, *, round: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``count`` batches: images float32 (N, C, H, W) with values 0 … 1, labels uint8 (N, H, W).
+
+        They are prepared in a thread of their own while the network works. ``round`` makes every epoch another one,
+        and a resumed epoch the same one.
+        """
+        rng = np.random.default_rng((self.seed, round))
+        augment.seed(int(rng.integers(2**31)))
+
+        def make() -> tuple[Tensor, Tensor]:
+            crops = [augment(*self._crop(self._draw(rng), rng)) for _ in range(batch_size)]
+            return _as_tensors(crops)
+
+        yield from _prepared(make, count)
+
+    def _draw(self, rng: np.random.Generator) -> CropPlace:
+        classes = sorted({value for voxels in self._voxels for value in voxels.by_class})
+        totals = np.array([[v.counts.get(c, 0) for c in classes] for v in self._voxels], float)
+        per_class = totals.sum(axis=0)
+        if rng.random() < _BALANCED:
+            per_class = (per_class > 0).astype(float)
+        chosen = rng.choice(len(classes), p=per_class / per_class.sum())
+        example = int(rng.choice(len(self._voxels), p=totals[:, chosen] / totals[:, chosen].sum()))
+        voxels = self._voxels[example].by_class[classes[chosen]]
+        axis = AXIS_LETTERS.index(str(rng.choice(list(self.examples[example].axes))))
+        return CropPlace(example, axis, tuple(voxels[rng.integers(len(voxels))]))
+
+    def _crop(self, place: CropPlace, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        example = Example(self.examples[place.example].image, self._labels[place.example], "")
+        shift = (float(rng.uniform(-0.4, 0.4)), float(rng.uniform(-0.4, 0.4)))
+        return cut(example, place, self.shape, self.intensity, shift=shift)
+
+    def validation_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the fixed crops over the held-out slabs, in the form of ``batches``; empty without held-out labels."""
+        crops = []
+        rng = np.random.default_rng((self.seed, 2**31))
+        for place, example in self._validation_places(rng):
+            crops.append(cut(example, place, self.shape, self.intensity))
+        return [_as_tensors(crops[n : n + batch_size]) for n in range(0, len(crops), batch_size)]
+
+    def _validation_places(self, rng: np.random.Generator) -> Iterator[tuple[CropPlace, Example]]:
+        slabs = self.held_out.slabs if self.held_out else ()
+        each = VALIDATION_CROPS // max(1, sum(slab is not None for slab in slabs))
+        for n, slab in enumerate(slabs):
+            if slab is None:
+                continue
+            labels = np.full_like(self.examples[n].labels, UNLABELLED)
+            slab.of(labels)[...] = slab.of(self.examples[n].labels)
+            example = Example(self.examples[n].image, labels, "")
+            found = LabelledVoxels.of(labels, rng).by_class
+            for m in range(each):
+                voxels = found[sorted(found)[m % len(found)]]
+                axis = AXIS_LETTERS.index(self.examples[n].axes[(m // len(found)) % len(self.examples[n].axes)])
+                yield CropPlace(n, axis, tuple(voxels[rng.integers(len(voxels))])), example
+
+
+def _as_tensors(crops: list[tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(np.stack([image for image, _ in crops])).movedim(3, 1)
+    return images.contiguous(memory_format=torch.channels_last), torch.from_numpy(np.stack([c[1] for c in crops]))
+
+
+def _prepared(make: Any, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what ``make`` returns, made ahead in a thread; its errors are raised here, and it ends with the reader."""
+    ready: queue.Queue[Any] = queue.Queue(_AHEAD)
+    over = threading.Event()
+
+    def work() -> None:
+        try:
+            for _ in range(count):
+                made = make()
+                while not over.is_set():
+                    try:
+                        ready.put(made, timeout=0.1)
+                        break
+                    except queue.Full:
+                        continue
+                if over.is_set():
+                    return
+        except BaseException as error:  # told to the reader, who raises it
+            ready.put(error)
+
+    thread = threading.Thread(target=work, name="crops", daemon=True)
+    thread.start()
+    try:
+        for _ in range(count):
+            made = ready.get()
+            if isinstance(made, BaseException):
+                raise made
+            yield made
+    finally:
+        over.set()
+        thread.join()
+
+
+def training_planes(image: Volume, axes: str) -> str:
+    """Return the letters of the planes of an image to learn, see ``slicing.planes``."""
+    return planes(image.grid, axes)

@@ -1,0 +1,61 @@
+"""Which processor computes, and in which arithmetic."""
+
+from __future__ import annotations
+
+import torch
+
+from .errors import ResourceError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose(name: str) -> torch.device:
+    """Return the device of a setting: ``"auto"`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ResourceError: The device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ResourceError(f'There is no device "{name}".', _available()) from None
+    if not _is_there(device):
+        raise ResourceError(f'The device "{name}" is not there.', _available())
+    return device
+
+
+def _is_there(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu"
+
+
+def _available() -> str:
+    cuda = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return f"This machine has: {', '.join(['auto', 'cpu', *cuda, *mps])}."
+
+
+def dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the arithmetic of a setting: ``"auto"`` is float16 on CUDA, else float32.
+
+    Raises:
+        ResourceError: The device does not compute in it.
+    """
+    if precision == "auto":
+        precision = "float16" if device.type == "cuda" else "float32"
+    if precision == "float16" and device.type == "cpu":
+        raise ResourceError("CPUs do not compute networks in float16.", "Use float32, or bfloat16 on a recent CPU.")
+    return _DTYPES[precision]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -1,0 +1,134 @@
+"""Models: a network with its card. A new kind of model is a new file and one row in ``KINDS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..card import ModelCard
+from ..errors import ModelError
+from ..intensity import Intensity
+from ..settings import TrainSettings
+from . import file, unet2d
+
+Builder = Callable[[TrainSettings, int, int, int, str], nn.Module]
+
+
+def _smp_network(settings: TrainSettings, channels: int, classes: int, size: int, weights: str) -> nn.Module:
+    return unet2d.build(settings.architecture, settings.encoder, weights, channels=channels, classes=classes, size=size)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of model is made of.
+
+    Attributes:
+        build: (settings, input channels, classes, crop size, weights) → network.
+        sees_neighbours: True where neighbouring slices come along as channels.
+    """
+
+    build: Builder
+    sees_neighbours: bool
+
+
+KINDS = {"unet2d": Kind(_smp_network, sees_neighbours=False), "unet25d": Kind(_smp_network, sees_neighbours=True)}
+
+
+@dataclass
+class Model:
+    """A network and its card.
+
+    Attributes:
+        card: Its facts.
+        network: Takes standardised images (N, C, H, W), gives logits (N, classes, H, W).
+    """
+
+    card: ModelCard
+    network: nn.Module
+
+    @classmethod
+    def new(cls, card: ModelCard, *, size: int, weights: str = "none") -> Model:
+        """Make a network for a card; ``weights`` as in ``TrainSettings``."""
+        if card.model not in KINDS:
+            raise ModelError(
+                f'This version does not know models of the kind "{card.model}".', "Update VolumeSegmantics."
+            )
+        settings = TrainSettings.from_dict(card.settings)
+        channels = card.channels * (2 * neighbours(card) + 1)
+        network = KINDS[card.model].build(settings, channels, len(card.classes), size, weights)
+        return cls(card, network.to(memory_format=torch.channels_last))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """Read a model file onto the CPU.
+
+        Raises:
+            ModelError: The file is missing, truncated, foreign, or of a newer version.
+        """
+        card, tensors = file.load(path)
+        model = cls.new(card, size=0)
+        try:
+            model.network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ModelError(
+                f'The weights in "{Path(path).name}" do not fit its card ({str(error).splitlines()[0]}).',
+                "Train the model again, or update segmentation-models-pytorch.",
+            ) from None
+        return model
+
+    def take_over(self, parent: Model) -> None:
+        """Start with the weights of another model of the same structure; classes are matched by name.
+
+        A class that the other model does not have starts undecided: its output is below that of every other class.
+        """
+        tensors = parent.network.state_dict()
+        own = self.network.state_dict()
+        theirs = {c.name: n for n, c in enumerate(parent.card.classes)}
+        rows = [theirs.get(c.name) for c in self.card.classes]
+        for name, tensor in own.items():
+            tensors[name] = _rows_matched(tensors[name], tensor, rows, name)
+        self.network.load_state_dict(tensors)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model as one file, atomically."""
+        return file.save(path, self.network.state_dict(), self.card)
+
+    @property
+    def multiple(self) -> int:
+        """The number that the sides of its input have to be a multiple of."""
+        return unet2d.multiple_of(self.network)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes, H, W) for images (N, C, H, W) with values 0 … 1."""
+        return self.network(standardised(images, Intensity.from_dict(self.card.intensity)))  # type: ignore[no-any-return]
+
+
+def _rows_matched(theirs: Tensor, own: Tensor, rows: list[int | None], name: str) -> Tensor:
+    """Return a tensor of the network, the rows of its last layer brought to the order of the classes."""
+    if not name.startswith("segmentation_head."):
+        return theirs
+    matched = torch.zeros_like(own)
+    for n, row in enumerate(rows):
+        if row is not None:
+            matched[n] = theirs[row]
+        elif own.ndim == 1:
+            matched[n] = theirs.min() - 2
+    return matched
+
+
+def neighbours(card: ModelCard) -> int:
+    """Return how many slices on each side a model sees."""
+    kind = KINDS.get(card.model)
+    return int(card.settings.get("neighbours", 1)) if kind and kind.sees_neighbours else 0
+
+
+def standardised(images: Tensor, intensity: Intensity) -> Tensor:
+    """Return images (N, C, H, W) with values 0 … 1 shifted and scaled to mean 0 and deviation 1."""
+    repeats = images.shape[1] // len(intensity.mean)
+    mean = torch.tensor(intensity.mean * repeats, device=images.device, dtype=images.dtype).view(1, -1, 1, 1)
+    deviation = torch.tensor(intensity.deviation * repeats, device=images.device, dtype=images.dtype).view(1, -1, 1, 1)
+    return (images - mean) / deviation

@@ -1,0 +1,73 @@
+"""The model file: weights as safetensors, the card in its header. Data only: nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..card import CARD_KEY, ModelCard, read_card, read_metadata
+from ..errors import DependencyError, ModelError, ResourceError
+
+
+def save(path: str | Path, tensors: dict[str, Tensor], card: ModelCard) -> Path:
+    """Write a model file; an earlier one is replaced only when the new one is whole.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+    """
+    return write_tensors(path, tensors, {CARD_KEY: card.to_json()})
+
+
+def load(path: str | Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Read a model file.
+
+    Raises:
+        ModelError: It is missing, truncated, foreign, or of a newer version.
+    """
+    return read_card(path), read_tensors(Path(path))
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Write tensors and texts as one safetensors file, atomically."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        _safetensors().save_file(plain, temporary, metadata)
+        temporary.replace(path)
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise ResourceError(
+                f"The model cannot be written to {path} ({error}).", "Free some space, or choose another folder."
+            ) from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file onto the CPU.
+
+    Raises:
+        ModelError: The file is missing, truncated or damaged.
+    """
+    read_metadata(path)
+    try:
+        return dict(_safetensors().load_file(path))
+    except Exception as error:
+        raise ModelError(
+            f'The model file "{path.name}" is damaged ({error}).', "Copy it again, or train it again."
+        ) from None
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise DependencyError("safetensors is missing.", "Install it: pip install safetensors") from None
+    return safetensors.torch

@@ -1,0 +1,182 @@
+"""2D networks of segmentation-models-pytorch: every architecture with every encoder that it accepts."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DependencyError, ModelError, SettingsError
+
+_TRIAL_SIDE = 64  # px of the picture that a new network is tried on
+
+
+def build(architecture: str, encoder: str, weights: str, *, channels: int, classes: int, size: int) -> nn.Module:
+    """Make a network.
+
+    Args:
+        architecture, encoder: Names as in segmentation-models-pytorch; ``tu-…`` encoders come from timm.
+        weights: ``"none"``, the name of weights that the encoder offers (``"imagenet"``), or a local file.
+        channels: Input channels.
+        classes: Output channels.
+        size: Side in pixels of the crops that it will learn from; a pair that cannot take them is refused here.
+
+    Raises:
+        SettingsError: The encoder is unknown, or does not go with the architecture.
+        DependencyError: The weights are not on this machine and cannot be downloaded.
+        ModelError: The local file holds no weights for this encoder.
+    """
+    _refuse_unknown(encoder)
+    network = _created(architecture, encoder, _offered(encoder, weights), channels, classes)
+    if Path(weights).is_file():
+        _load_encoder(network, Path(weights))
+    elif weights != "none" and _offered(encoder, weights) is None:
+        raise SettingsError(
+            f'The encoder {encoder} has no weights "{weights}", and there is no file of that name.',
+            f"Use one of: {', '.join(['none', *_weight_names(encoder)])}, or a local file.",
+        )
+    _try_out(network, architecture, encoder, channels, max(size, _TRIAL_SIDE))
+    return network
+
+
+def multiple_of(network: nn.Module) -> int:
+    """Return the number that the sides of the network's input have to be a multiple of."""
+    stride = int(getattr(network.encoder, "output_stride", 32))
+    return max(32, stride) if getattr(network, "requires_divisible_input_shape", True) else 32
+
+
+def _smp() -> Any:
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise DependencyError(
+            f"segmentation-models-pytorch cannot be loaded ({error}).",
+            "Install it: pip install segmentation-models-pytorch",
+        ) from None
+    return smp
+
+
+def _refuse_unknown(encoder: str) -> None:
+    import timm
+
+    own = _smp().encoders.get_encoder_names()
+    if encoder in own or (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
+        return
+    known = own + [f"tu-{name}" for name in timm.list_models()]
+    near = difflib.get_close_matches(encoder, known, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "The list is in the documentation of timm and smp."
+    raise SettingsError(f'There is no encoder "{encoder}".', hint)
+
+
+def _weight_names(encoder: str) -> list[str]:
+    if encoder.startswith("tu-"):
+        return ["imagenet"]
+    return list(_smp().encoders.encoders[encoder]["pretrained_settings"])
+
+
+def _offered(encoder: str, weights: str) -> str | None:
+    """Return the weights as smp takes them, or None where it does not offer them."""
+    if weights == "none" or Path(weights).is_file():
+        return None
+    return weights if weights in _weight_names(encoder) else None
+
+
+def _created(architecture: str, encoder: str, weights: str | None, channels: int, classes: int) -> nn.Module:
+    try:
+        return _smp().create_model(
+            architecture, encoder_name=encoder, encoder_weights=weights, in_channels=channels, classes=classes
+        )
+    except Exception as error:
+        if weights is not None and _is_unreachable(error):
+            raise DependencyError(
+                f'The "{weights}" weights of {encoder} are not on this machine and cannot be downloaded.',
+                "Connect to the internet once (they are kept in the Hugging Face cache), give a local file with "
+                "--weights FILE, or start without: --weights none.",
+            ) from None
+        raise SettingsError(
+            f"The architecture {architecture} does not take the encoder {encoder} ({_first_line(error)}).",
+            "Choose another pair; Unet takes nearly every encoder.",
+        ) from None
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Tell whether an error, or what caused it, comes from the network or from an empty cache."""
+    names = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectTimeout", "HfHubHTTPError")
+    while error is not None:
+        if isinstance(error, OSError | TimeoutError) or type(error).__name__ in names:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _try_out(network: nn.Module, architecture: str, encoder: str, channels: int, size: int) -> None:
+    """Run a network once on an empty picture, so that a pair that does not work fails before the training."""
+    side = -(-size // multiple_of(network)) * multiple_of(network)
+    network.eval()
+    try:
+        with torch.inference_mode():
+            shape = network(torch.zeros(1, channels, side, side)).shape
+    except Exception as error:
+        raise SettingsError(
+            f"{architecture} with the encoder {encoder} fails on crops of {side} px ({_first_line(error)}).",
+            "Choose another pair, or another crop_size.",
+        ) from None
+    if shape[-2:] != (side, side):
+        raise SettingsError(
+            f"{architecture} with the encoder {encoder} returns {tuple(shape[-2:])} pixels for {side} × {side}.",
+            "Choose another pair.",
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _load_encoder(network: nn.Module, path: Path) -> None:
+    """Load encoder weights from a local file; the first layer is fitted to the number of channels."""
+    found = _read_tensors(path)
+    wanted = network.encoder.state_dict()
+    fitting = {}
+    for name, tensor in found.items():
+        name = name.removeprefix("module.").removeprefix("encoder.").removeprefix("model.")
+        if name in wanted and (fitted := _fitted(tensor, wanted[name])) is not None:
+            fitting[name] = fitted
+    if len(fitting) < 0.8 * len(wanted):
+        raise ModelError(
+            f'"{path.name}" holds {len(fitting)} of the {len(wanted)} weights of this encoder.',
+            "Choose a file that was made with the same encoder.",
+        )
+    network.encoder.load_state_dict(fitting, strict=False)
+    logging.getLogger(__name__).info("%d of %d encoder weights from %s", len(fitting), len(wanted), path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from .file import read_tensors
+
+            return read_tensors(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(loaded.get("state_dict", loaded))
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f'The weights in "{path.name}" cannot be read ({_first_line(error)}).',
+            "Give a .safetensors file, or a .pth file that holds a state dictionary.",
+        ) from None
+
+
+def _fitted(tensor: Tensor, wanted: Tensor) -> Tensor | None:
+    """Return a tensor in the wanted shape: input channels are repeated, and scaled so that the sum stays."""
+    if tensor.shape == wanted.shape:
+        return tensor
+    rest = (0, *range(2, tensor.ndim))
+    if tensor.ndim != 4 or [tensor.shape[n] for n in rest] != [wanted.shape[n] for n in rest if n < wanted.ndim]:
+        return None
+    have, need = tensor.shape[1], wanted.shape[1]
+    return tensor[:, torch.arange(need) % have] * (have / need)

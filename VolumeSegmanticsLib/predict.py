@@ -1,0 +1,245 @@
+"""Prediction: slices of every view through the network, fused in place."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from . import devices
+from .dataset import plane_scale
+from .errors import ModelError, ResourceError
+from .events import Log, Progress, Report, ignore
+from .fusion import FULL, FUSIONS, Answer, Fusion
+from .intensity import Intensity
+from .models import Model, neighbours, standardised
+from .models.folding import folded
+from .settings import PredictSettings
+from .slicing import planes
+from .views import View, views
+from .volume import LabelMap, Volume
+
+_BATCH_PIXELS = {"cpu": 2**17, "mps": 2**20, "cuda": 2**22}
+"""Pixels in one batch, if nobody says otherwise: on a CPU few, so that what a layer leaves stays in the cache."""
+
+_FOLDING_SIDE = 64  # px
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about a volume.
+
+    Attributes:
+        labels: Class values on the volume's grid.
+        confidence: uint8 (Z, Y, X), percent; None unless asked for.
+    """
+
+    labels: LabelMap
+    confidence: NDArray[np.uint8] | None = None
+
+
+class Predictor:
+    """A model made ready to answer: on its device, batch norm folded, in the arithmetic of the settings.
+
+    Args:
+        model: As loaded or trained; not changed.
+        settings: The user's choice.
+    """
+
+    def __init__(self, model: Model, settings: PredictSettings) -> None:
+        self.card = model.card
+        self.intensity = Intensity.from_dict(model.card.intensity)
+        self.neighbours = neighbours(model.card)
+        self.multiple = model.multiple
+        self.device = devices.choose(settings.device)
+        self.dtype = devices.dtype(settings.precision, self.device)
+        channels = model.card.channels * (2 * self.neighbours + 1)
+        example = torch.randn(1, channels, _FOLDING_SIDE, _FOLDING_SIDE, generator=torch.Generator().manual_seed(0))
+        network = folded(model.network.cpu().float().eval(), example)
+        self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last).eval()
+
+    def answer(self, slices: NDArray[np.float32], scale: tuple[float, float], *, every: bool) -> Answer:
+        """Return what the network says about slices (N, H, W, C) with values 0 … 1.
+
+        Args:
+            slices: At the scale of the volume.
+            scale: By how much rows and columns are stretched for the network, see ``dataset.plane_scale``.
+            every: Also return the probabilities of every class.
+        """
+        shape = slices.shape[1:3]
+        with torch.inference_mode():
+            images = torch.from_numpy(slices).to(self.device).movedim(3, 1)
+            logits = self._logits(images, scale)[..., : shape[0], : shape[1]]
+            return _as_answer(logits.float().softmax(dim=1), every=every)
+
+    def _logits(self, images: Tensor, scale: tuple[float, float]) -> Tensor:
+        """Run the network; the logits cover at least the images, at their scale."""
+        shape = tuple(images.shape[-2:])
+        if scale != (1.0, 1.0):
+            stretched = tuple(max(1, round(n * s)) for n, s in zip(shape, scale, strict=True))
+            logits = self._run(functional.interpolate(images, stretched, mode="bilinear", align_corners=False))
+            logits = logits[..., : stretched[0], : stretched[1]].float()
+            return functional.interpolate(logits, shape, mode="bilinear", align_corners=False)
+        return self._run(images)
+
+    def _run(self, images: Tensor) -> Tensor:
+        """Standardise, pad to the network's multiple by mirroring, and run."""
+        padding = [-side % self.multiple for side in images.shape[-2:]]
+        images = _padded(standardised(images, self.intensity), padding)
+        images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return self.network(images)  # type: ignore[no-any-return]
+
+
+def predict_volume(
+    image: Volume,
+    model: Model,
+    settings: PredictSettings | None = None,
+    *,
+    confidence: bool = False,
+    report: Report = ignore,
+) -> Prediction:
+    """Segment a volume with a model.
+
+    Args:
+        image: Any volume with the model's number of channels.
+        model: The model.
+        settings: Quality, axes, fusion, …
+        confidence: Also return how sure the answer is.
+        report: Takes ``Progress`` and ``Log``; may raise ``Cancelled``.
+
+    Raises:
+        ModelError: The model takes another number of channels.
+        ResourceError: The device is not there, or its memory does not hold one slice.
+    """
+    settings = settings or PredictSettings()
+    _check(image, model)
+    if remark := Intensity.from_dict(model.card.intensity).remark_on(image):
+        report(Log("warning", remark))
+    seen = views(settings.quality, _axes(image, model, settings))
+    predictor = Predictor(model, settings)
+    fusion = FUSIONS[settings.fusion](image.grid.shape, len(model.card.classes), len(seen))
+    total = sum(image.grid.shape[view.axis] for view in seen)
+    steps = _Steps(total, report)
+    for view in seen:
+        _predict_view(image, view, predictor, fusion, settings.batch_size, steps)
+    sure = fusion.confidence() if confidence else None
+    return Prediction(_as_label_map(fusion.labels(), image, model), sure)
+
+
+def _predict_view(
+    image: Volume, view: View, predictor: Predictor, fusion: Fusion, batch_size: int, steps: _Steps
+) -> None:
+    """Send all slices of a view through the network, in batches that are halved when memory runs out."""
+    slices, target = view.of(image.array), fusion.seen_through(view)
+    scale = plane_scale(view, image.grid.spacing)
+    size = batch_size or _batch_size(slices.shape, scale, predictor)
+    start = 0
+    while start < len(slices):
+        batch = slice(start, min(start + size, len(slices)))
+        try:
+            answer = predictor.answer(_gather(slices, batch, predictor), scale, every=fusion.needs_all)
+        except (RuntimeError, MemoryError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            size = _halved(size, slices.shape, predictor)
+            continue
+        target.add(batch, answer)
+        start = batch.stop
+        steps.done(batch.stop - batch.start)
+
+
+def _gather(slices: NDArray[Any], batch: slice, predictor: Predictor) -> NDArray[np.float32]:
+    """Return a batch of slices with their neighbours, (N, H, W, C), with values 0 … 1."""
+    around = np.arange(batch.start - predictor.neighbours, batch.stop + predictor.neighbours)
+    clipped = np.clip(around, 0, len(slices) - 1)
+    wanted = np.ascontiguousarray(slices[clipped[0] : clipped[-1] + 1])
+    scaled = predictor.intensity.scale(wanted)
+    scaled = scaled.reshape(*scaled.shape[:3], -1)
+    if predictor.neighbours == 0:
+        return scaled
+    scaled = scaled[clipped - clipped[0]]
+    count, sides = batch.stop - batch.start, 2 * predictor.neighbours + 1
+    return np.concatenate([scaled[n : n + count] for n in range(sides)], axis=3)
+
+
+def _batch_size(shape: tuple[int, ...], scale: tuple[float, float], predictor: Predictor) -> int:
+    pixels = shape[1] * scale[0] * shape[2] * scale[1]
+    return int(np.clip(_BATCH_PIXELS[predictor.device.type] // pixels, 1, shape[0]))
+
+
+def _halved(size: int, shape: tuple[int, ...], predictor: Predictor) -> int:
+    if size == 1:
+        raise ResourceError(
+            f"The memory of {predictor.device} does not hold one slice of {shape[1]} × {shape[2]} pixels.",
+            "Close other programs, choose another device, or cut the volume.",
+        )
+    if predictor.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return size // 2
+
+
+def _padded(images: Tensor, padding: list[int]) -> Tensor:
+    """Pad rows and columns at their end by mirroring, the edge included, as often as it takes."""
+    for dim, missing in zip((2, 3), padding, strict=True):
+        if missing:
+            side = images.shape[dim]
+            index = torch.arange(side + missing, device=images.device) % (2 * side)
+            index = torch.where(index < side, index, 2 * side - 1 - index)
+            images = images.index_select(dim, index)
+    return images
+
+
+def _as_answer(probabilities: Tensor, *, every: bool) -> Answer:
+    sure, best = probabilities.max(dim=1)
+    return Answer(best.to(torch.uint8).cpu().numpy(), _as_uint16(sure), _as_uint16(probabilities) if every else None)
+
+
+def _as_uint16(probabilities: Tensor) -> NDArray[np.uint16]:
+    return (probabilities * FULL + 0.5).to(torch.int32).cpu().numpy().astype(np.uint16)
+
+
+def _as_label_map(indices: NDArray[np.uint8], image: Volume, model: Model) -> LabelMap:
+    """Turn class indices into class values, in place plane by plane."""
+    values = np.zeros(256, np.uint8)
+    values[: len(model.card.classes)] = [c.value for c in model.card.classes]
+    for plane in indices:
+        plane[...] = values[plane]
+    return LabelMap(indices, image.grid, model.card.classes)
+
+
+def _check(image: Volume, model: Model) -> None:
+    if image.channels != model.card.channels:
+        raise ModelError(
+            f"The image has {image.channels} channels, the model was trained on {model.card.channels}.",
+            "Read the image as grey values, or choose a model that was trained on such images.",
+        )
+
+
+def _axes(image: Volume, model: Model, settings: PredictSettings) -> str:
+    if settings.axes != "auto":
+        return planes(image.grid, settings.axes)
+    learned = "".join(a for a in planes(image.grid, "all") if a in model.card.axes)
+    return learned or model.card.axes[:1]
+
+
+class _Steps:
+    """Counts slices and tells how long the rest will take."""
+
+    def __init__(self, total: int, report: Report) -> None:
+        self._total, self._done, self._report = total, 0, report
+        self._start = time.monotonic()
+        report(Progress("predict", 0, total))
+
+    def done(self, count: int) -> None:
+        self._done += count
+        seconds = time.monotonic() - self._start
+        self._report(Progress("predict", self._done, self._total, seconds / self._done * (self._total - self._done)))
+
+
+__all__ = ["Prediction", "Predictor", "predict_volume"]

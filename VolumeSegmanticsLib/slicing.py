@@ -1,0 +1,171 @@
+"""Which voxels carry labels, which of them are held out, and which planes are worth learning.
+
+Labels are split by voxels, not by slices: a contiguous slab is unlabelled in every training view, so that no slice of
+another axis carries its labels into training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .settings import AXIS_LETTERS, axis_letters
+from .volume import UNLABELLED, Grid, LabelMap
+
+LARGEST_ASPECT = 3.0
+"""Planes whose pixels are longer than this many times their width are not worth learning unless asked for."""
+
+FEW_PLANES = 10
+"""With fewer labelled planes than this, a held-out slab is only borrowed from training, not taken from it."""
+
+_INDEXED_VOXELS = 500_000  # of one class in one volume; a random choice of more is as good
+
+
+@dataclass(frozen=True)
+class Slab:
+    """The voxels from plane ``start`` up to, not including, ``stop`` along an array axis."""
+
+    axis: int
+    start: int
+    stop: int
+
+    def of(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the slab of an array (Z, Y, X) without copying."""
+        return array[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """A slab in each volume (or None there) whose labels measure instead of teach.
+
+    Attributes:
+        slabs: One entry a volume.
+        for_good: True where enough labels remain without it; otherwise it joins the training at its end.
+    """
+
+    slabs: tuple[Slab | None, ...]
+    for_good: bool
+
+
+def planes(grid: Grid, axes: str) -> str:
+    """Return the letters of the axes whose planes are worth learning or predicting.
+
+    ``"all"`` leaves out planes one voxel wide, and planes of a strongly anisotropic grid in which the pixels are more
+    than ``LARGEST_ASPECT`` times longer than wide. Axes that are asked for by letter stay.
+    """
+    if axes != "all":
+        return axis_letters(axes)
+    kept = ""
+    for axis, letter in enumerate(AXIS_LETTERS):
+        rows, columns = (a for a in range(3) if a != axis)
+        aspect = grid.spacing[rows] / grid.spacing[columns]
+        wide = min(grid.shape[rows], grid.shape[columns]) > 1
+        if wide and 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT:
+            kept += letter
+    return kept or AXIS_LETTERS[_finest_axis(grid)]
+
+
+def _finest_axis(grid: Grid) -> int:
+    """Return the axis whose planes have the most, then the finest pixels."""
+    across = [[a for a in range(3) if a != axis] for axis in range(3)]
+    scores = [(min(min(grid.shape[a] for a in pair), 2), -max(grid.spacing[a] for a in pair)) for pair in across]
+    return scores.index(max(scores))
+
+
+def plane_counts(labels: LabelMap, values: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Return for each array axis how many voxels of each value every plane holds: three arrays (planes, values)."""
+    counts = [np.zeros((side, len(values)), np.int64) for side in labels.grid.shape]
+    for z, plane in enumerate(labels.array):
+        for n, value in enumerate(values):
+            rows = np.count_nonzero(plane == value, axis=1)
+            if rows.any():
+                counts[0][z, n] = rows.sum()
+                counts[1][:, n] += rows
+                counts[2][:, n] += np.count_nonzero(plane == value, axis=0)
+    return counts
+
+
+def hold_out(labels: Sequence[LabelMap], values: Sequence[int], part: float) -> HoldOut | None:
+    """Choose what validates: in each volume the slab that holds about ``part`` of every class.
+
+    Args:
+        labels: One label map a volume.
+        values: The class values that count.
+        part: 0 to 0.5; 0 holds nothing out.
+
+    Returns:
+        None where nothing can be held out without losing most of a class.
+    """
+    if part == 0:
+        return None
+    counts = [plane_counts(each, values) for each in labels]
+    totals = np.sum([axes[0].sum(axis=0) for axes in counts], axis=0)
+    slabs = tuple(_best_slab(axes, totals, part) for axes in counts)
+    if not any(slabs):
+        return None
+    labelled_planes = sum(_labelled_planes(axes, slab) for axes, slab in zip(counts, slabs, strict=True))
+    return HoldOut(slabs, for_good=labelled_planes >= FEW_PLANES)
+
+
+def _labelled_planes(counts: list[NDArray[np.int64]], slab: Slab | None) -> int:
+    """Return in how many planes the labels lie, along the axis where they lie in fewest."""
+    return min(int(np.count_nonzero(planes.any(axis=1))) for planes in counts)
+
+
+def _best_slab(counts: list[NDArray[np.int64]], totals: NDArray[np.int64], part: float) -> Slab | None:
+    """Return the slab whose share of the rarest-held class is largest, while at least half of every class remains."""
+    best, best_score = None, 0.0
+    for axis, planes_ in enumerate(counts):
+        sums = np.vstack([np.zeros_like(planes_[:1]), np.cumsum(planes_, axis=0)])
+        labelled = sums.sum(axis=1)
+        for start in np.flatnonzero(planes_.any(axis=1)):
+            stop = int(np.searchsorted(labelled, labelled[start] + part * labelled[-1]))
+            if stop >= len(labelled):
+                break
+            score = _slab_score(sums[stop] - sums[start], totals, part)
+            if score > best_score:
+                best, best_score = Slab(axis, int(start), stop), score
+    return best
+
+
+def _slab_score(held: NDArray[np.int64], totals: NDArray[np.int64], part: float) -> float:
+    shares = held / np.maximum(totals, 1)
+    if shares.max() > 0.5:
+        return 0.0
+    return float(np.minimum(shares, part).sum() - np.maximum(shares - part, 0).sum())
+
+
+@dataclass(frozen=True)
+class LabelledVoxels:
+    """Where the labels of one volume lie.
+
+    Attributes:
+        by_class: For each class value an array (n, 3) of voxel indices (z, y, x); a random choice where there are many.
+        counts: How many voxels each class really has.
+    """
+
+    by_class: dict[int, NDArray[np.int32]]
+    counts: dict[int, int]
+
+    @classmethod
+    def of(cls, labels: NDArray[np.uint8], rng: np.random.Generator) -> LabelledVoxels:
+        """Find them, plane by plane; memory stays bounded for fully labelled volumes."""
+        counts = np.bincount(labels.ravel(), minlength=256)
+        values = [int(v) for v in np.flatnonzero(counts[:UNLABELLED])]
+        kept = {value: min(1.0, _INDEXED_VOXELS / counts[value]) for value in values}
+        found: dict[int, list[NDArray[np.int32]]] = {value: [] for value in values}
+        for z, plane in enumerate(labels):
+            for value in values:
+                rows, columns = np.nonzero(plane == value)
+                if kept[value] < 1:
+                    chosen = rng.random(len(rows)) < kept[value]
+                    rows, columns = rows[chosen], columns[chosen]
+                if len(rows):
+                    found[value].append(np.stack([np.full_like(rows, z), rows, columns], axis=1).astype(np.int32))
+        return cls(
+            {value: np.concatenate(parts) for value, parts in found.items() if parts},
+            {value: int(counts[value]) for value in values},
+        )

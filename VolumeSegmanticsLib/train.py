@@ -1,0 +1,322 @@
+"""Training: one straight loop over batches of crops, one cycle of the learning rate, the best weights kept."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import devices, metrics
+from .augment import Augmentation
+from .checkpoint import Checkpoint, optimiser_tensors, prefixed, restore_optimiser, under
+from .dataset import CropSource
+from .events import EpochEnded, Log, Progress, Report, ignore
+from .learning_rate import one_cycle, range_test
+from .losses import LOSSES, Loss, class_weights
+from .models import Model, neighbours, standardised
+from .settings import TrainSettings, augmentations
+from .volume import UNLABELLED
+
+JOINING_PART = 0.7  # of a run: here borrowed held-out labels join the training
+_BATCHES_MIN = 4
+
+
+@dataclass
+class Fitted:
+    """What a run of training came to.
+
+    Attributes:
+        history: One entry an epoch.
+        scores: Mean Dice and Jaccard and those of each class on the held-out labels; empty without any.
+        learning_rate: The highest rate.
+    """
+
+    history: list[EpochEnded] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float = 0.0
+
+
+class Clock:
+    """Which part (0 … 1) of a run is over, by its steps or by its minutes, whichever comes first."""
+
+    def __init__(self, steps: int, minutes: float, *, used_seconds: float = 0.0) -> None:
+        self._steps, self._seconds = steps, minutes * 60
+        self._start = time.monotonic() - used_seconds
+        self._cut = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, those before a resume included."""
+        return time.monotonic() - self._start
+
+    def part(self, step: int) -> float:
+        """Return the part that is over after a number of steps."""
+        by_time = self.seconds / self._seconds if self._seconds else 0.0
+        return min(1.0, max(step / self._steps, by_time, self._cut))
+
+    def go_on_at(self, part: float, step: int) -> None:
+        """Leave out what lies between now and a part of the run."""
+        left = (1 - part) / max(1e-9, 1 - self.part(step))
+        self._steps = step + max(1, round((self._steps - step) * left))
+        self._cut = part
+
+    def eta_seconds(self, step: int) -> float | None:
+        """Return how many seconds are left, or None at the beginning."""
+        part = self.part(step)
+        return self.seconds * (1 - part) / part if part > 0.01 else None
+
+
+class Trainer:
+    """The state of one run: network, optimiser, crops, and what is best so far.
+
+    Args:
+        model: Starting weights; changed in place.
+        source: Where the crops come from.
+        settings: The user's choice.
+        is_pretrained: True where the encoder starts with weights worth keeping.
+        report: Takes ``Progress``, ``EpochEnded`` and ``Log``; may raise ``Cancelled``.
+        checkpoint: Where the state is kept after every epoch; None keeps none.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        source: CropSource,
+        settings: TrainSettings,
+        *,
+        is_pretrained: bool = False,
+        report: Report = ignore,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self.model, self.source, self.settings, self.report = model, source, settings, report
+        self.device = devices.choose(settings.device)
+        self.dtype = devices.dtype(settings.precision, self.device)
+        self.network = model.network.to(self.device)
+        self.checkpoint = checkpoint
+        self.loss: Loss = LOSSES[settings.loss]
+        self.weights = self._class_weights()
+        self.frozen_part = settings.frozen_part if is_pretrained else 0.0
+        self.encoder_rate = settings.encoder_rate if is_pretrained else 1.0
+        self.augment = Augmentation(augmentations(settings.augment), slices=2 * neighbours(model.card) + 1)
+        self.batches = max(_BATCHES_MIN, settings.crops_per_epoch // settings.batch_size)
+        self.validation = source.validation_batches(settings.batch_size)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.fitted = Fitted()
+        self.best: dict[str, Tensor] = {}
+        self.has_joined = False
+
+    def run(self) -> Fitted:
+        """Train to the end; afterwards the model holds the best weights."""
+        self.optimiser = self._new_optimiser()
+        epoch, used_seconds = self._resume()
+        clock = Clock(self.settings.epochs * self.batches, self.settings.max_minutes, used_seconds=used_seconds)
+        self._freeze(self.frozen_part > 0)
+        if not self.fitted.learning_rate:
+            self.fitted.learning_rate = self.settings.learning_rate or self._found_rate()
+        step = epoch * self.batches
+        while clock.part(step) < 1:
+            epoch += 1
+            loss, step = self._epoch(epoch, step, clock)
+            self._end_epoch(epoch, loss, clock.part(step))
+            if self._has_stalled() and clock.part(step) < 1:
+                if not self._may_join():
+                    break
+                clock.go_on_at(JOINING_PART, step)
+            if clock.part(step) >= JOINING_PART and self._may_join():
+                self._join()
+            if clock.part(step) < 1:
+                self._save(epoch, clock.seconds)
+        self._keep_best()
+        return self.fitted
+
+    def _epoch(self, epoch: int, step: int, clock: Clock) -> tuple[float, int]:
+        """Train one round, or what is left of the time; return its mean loss and the number of steps so far."""
+        self.network.train()
+        total = torch.zeros((), device=self.device)
+        done = 0
+        for images, labels in self.source.batches(self.batches, self.settings.batch_size, self.augment, round=epoch):
+            part = clock.part(step)
+            self._freeze(part < self.frozen_part)
+            self._set_rate(self.fitted.learning_rate * one_cycle(part))
+            total += self._step(images, labels)
+            step, done = step + 1, done + 1
+            self.report(Progress("train", step, clock_total(step, clock), clock.eta_seconds(step)))
+            if clock.part(step) >= 1:
+                break
+        return float(total) / max(1, done), step
+
+    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Learn from one batch; return its loss."""
+        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        labels = labels.to(self.device, non_blocking=True)
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.network(standardised(images, self.source.intensity))
+        loss = self.loss(logits, labels, self.weights)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss.detach()
+
+    def _end_epoch(self, epoch: int, train_loss: float, part: float) -> None:
+        """Validate, keep the weights if they are the best, and tell."""
+        valid_loss, scores = self._validate() if self.validation and not self.has_joined else (None, None)
+        best_so_far = self.fitted.scores.get("mean_dice", -1.0)
+        is_best = scores is not None and scores.mean_dice >= best_so_far
+        if is_best and scores is not None:
+            self.fitted.scores = _told(scores, epoch)
+            if self.source.held_out and self.source.held_out.for_good:
+                self.best = copy.deepcopy({k: v.cpu() for k, v in self.network.state_dict().items()})
+        rate = self.fitted.learning_rate * one_cycle(part)
+        ended = EpochEnded(epoch, train_loss, valid_loss, scores.mean_dice if scores else None, rate, is_best)
+        self.fitted.history.append(ended)
+        self.report(ended)
+
+    def _validate(self) -> tuple[float, metrics.Scores]:
+        """Return loss and scores on the crops of the held-out labels."""
+        self.network.eval()
+        classes = self.model.card.classes
+        confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+        losses = []
+        with torch.inference_mode():
+            for images, labels in self.validation:
+                labels = labels.to(self.device)
+                logits = self.network(standardised(images.to(self.device), self.source.intensity)).float()
+                losses.append(float(self.loss(logits, labels, self.weights)))
+                confusion += _confusion(logits.argmax(dim=1), labels, len(classes))
+        return sum(losses) / len(losses), metrics.Scores(classes, confusion.numpy(), np.zeros(len(classes), np.int64))
+
+    def _has_stalled(self) -> bool:
+        """Tell whether validation has not become better for ``patience`` epochs."""
+        scored = [e for e in self.fitted.history if e.valid_dice is not None]
+        since_best = next((n for n, e in enumerate(reversed(scored)) if e.is_best), 0)
+        return not self.has_joined and since_best >= self.settings.patience
+
+    def _may_join(self) -> bool:
+        held_out = self.source.held_out
+        return held_out is not None and not held_out.for_good and not self.has_joined
+
+    def _join(self) -> None:
+        self.source.release_held_out()
+        self.weights = self._class_weights()
+        self.has_joined = True
+        self.report(Log("info", "The held-out labels join the training now; the score told is the one before."))
+
+    def _keep_best(self) -> None:
+        if self.best:
+            self.network.load_state_dict(self.best)
+        self.network.eval()
+
+    def _found_rate(self) -> float:
+        """Run the range test on a copy of the weights; the network is as before afterwards."""
+        self.report(Progress("learning rate", 0, 1))
+        before = copy.deepcopy(self.network.state_dict())
+        batches = self.source.batches(64, self.settings.batch_size, self.augment, round=0)
+        self.network.train()
+
+        def step(rate: float) -> float:
+            self._set_rate(rate)
+            self.report(Progress("learning rate", 0, 1))
+            return float(self._step(*next(batches)))
+
+        rate = range_test(step)
+        batches.close()  # type: ignore[attr-defined]
+        self.network.load_state_dict(before)
+        self.optimiser = self._new_optimiser()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.report(Log("info", f"The highest learning rate is {rate:.2g}."))
+        return rate
+
+    def _new_optimiser(self) -> torch.optim.AdamW:
+        encoder = [p for name, p in self.network.named_parameters() if name.startswith("encoder.")]
+        others = [p for name, p in self.network.named_parameters() if not name.startswith("encoder.")]
+        groups = [{"params": others, "share": 1.0}, {"params": encoder, "share": self.encoder_rate}]
+        return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.settings.weight_decay)
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+
+    def _freeze(self, is_frozen: bool) -> None:
+        """Let the encoder rest or learn; a resting encoder keeps its batch statistics too."""
+        encoder = self.network.encoder
+        for parameter in encoder.parameters():
+            parameter.requires_grad_(not is_frozen)
+        if is_frozen:
+            encoder.eval()
+        elif self.network.training:
+            encoder.train()
+
+    def _class_weights(self) -> Tensor | None:
+        voxels = self.source.voxel_counts(len(self.model.card.classes))
+        weights = class_weights(self.settings.class_weights, voxels)
+        return weights if weights is None else weights.to(self.device)
+
+    def _save(self, epoch: int, seconds: float) -> None:
+        """Keep the state, in case the run is interrupted."""
+        if self.checkpoint is None:
+            return
+        tensors = prefixed("network.", self.network.state_dict()) | prefixed("best.", self.best)
+        facts = {
+            "epoch": epoch,
+            "seconds": seconds,
+            "has_joined": self.has_joined,
+            "learning_rate": self.fitted.learning_rate,
+            "scores": self.fitted.scores,
+            "history": [dataclasses.asdict(entry) for entry in self.fitted.history],
+            "scaler": self.scaler.state_dict(),
+        }
+        self.checkpoint.save(tensors | prefixed("optimiser.", optimiser_tensors(self.optimiser)), facts)
+
+    def _resume(self) -> tuple[int, float]:
+        """Go on from the checkpoint where there is one; return how many epochs are over, and their seconds."""
+        kept = self.checkpoint.load(self.report) if self.checkpoint else None
+        if kept is None:
+            return 0, 0.0
+        tensors, facts = kept
+        self.network.load_state_dict(under("network.", tensors))
+        self.best = under("best.", tensors)
+        restore_optimiser(self.optimiser, under("optimiser.", tensors))
+        self.scaler.load_state_dict(facts["scaler"])
+        history = [EpochEnded(**entry) for entry in facts["history"]]
+        self.fitted = Fitted(history, facts["scores"], facts["learning_rate"])
+        if facts["has_joined"]:
+            self._join()
+        self.report(Log("info", f"Training goes on after epoch {facts['epoch']}, where it was interrupted."))
+        return facts["epoch"], facts["seconds"]
+
+
+def clock_total(step: int, clock: Clock) -> int:
+    """Return an estimate of the number of steps of a run."""
+    part = clock.part(step)
+    return max(step, round(step / part)) if part > 0 else step
+
+
+def _confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return (truth, prediction) counts over the labelled pixels, on the CPU."""
+    labelled = labels != UNLABELLED
+    pairs = labels[labelled].long() * classes + predicted[labelled]
+    return torch.bincount(pairs.cpu(), minlength=classes * classes).view(classes, classes)
+
+
+def _told(scores: metrics.Scores, epoch: int) -> dict[str, Any]:
+    return {
+        "mean_dice": float(scores.mean_dice),
+        "mean_jaccard": float(scores.mean_jaccard),
+        "dice": {c.name: _number(d) for c, d in zip(scores.classes, scores.dice, strict=True)},
+        "voxels": int(scores.confusion.sum()),
+        "epoch": epoch,
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
