@@ -18,17 +18,19 @@ from . import io
 from .card import ModelCard
 from .checkpoint import Checkpoint
 from .dataset import CropShape, CropSource, crop_size
-from .errors import InputError, SettingsError
+from .errors import InputError, ResourceError, SettingsError
 from .events import EpochEnded, Log, Progress, Report, ignore
 from .intensity import Intensity
+from .jobs import write_atomically
 from .metrics import Scores, score
 from .models import Model, neighbours
 from .predict import Prediction, predict_volume
 from .prepare import Prepared, prepare
+from .report import evaluation_picture
 from .settings import PredictSettings, TrainSettings
 from .slicing import HoldOut, hold_out
 from .train import Fitted, Trainer
-from .volume import LabelMap, Volume
+from .volume import Grid, LabelMap, Volume
 
 ImageLike = Volume | NDArray[Any] | str | Path
 LabelsLike = LabelMap | NDArray[Any] | str | Path
@@ -130,7 +132,7 @@ def predict(
     settings = replace(settings or PredictSettings(), **_known(PredictSettings, changes))
     for path in (output, confidence):
         if isinstance(path, str | Path):
-            io.check_writable(path)
+            io.check_output(path)
     loaded = _as_model(model)
     volume = _as_volume(image, channels=loaded.card.channels)
     prediction = predict_volume(volume, loaded, settings, confidence=bool(confidence), report=report)
@@ -143,20 +145,45 @@ def predict(
 
 
 def evaluate(
-    prediction: LabelsLike | Prediction, truth: LabelsLike, *, unpainted: str = "auto", report: Report = ignore
+    prediction: LabelsLike | Prediction,
+    truth: LabelsLike,
+    *,
+    output: str | Path | None = None,
+    unpainted: str = "auto",
+    report: Report = ignore,
 ) -> Scores:
     """Compare a prediction with the truth; voxels that are 255 in the truth are left out.
 
     Args:
         prediction: An array, a label map, a file, or what ``predict`` returned. Its 0 is always the background.
         truth: An array, a label map or a file.
+        output: A folder for ``scores.json`` and ``evaluation.png``.
         unpainted: What 0 in the truth means: ``"ignore"``, ``"background"``, or ``"auto"`` by the kind of file.
         report: Takes what is worth knowing.
+
+    Raises:
+        InputError: The grids differ, or the truth has no labelled voxel.
     """
-    if isinstance(prediction, Prediction):
-        prediction = prediction.labels
-    answer = _as_label_map(prediction, "background", None, report)
-    return score(answer, _as_label_map(truth, unpainted, None, report))
+    answer = prediction.labels if isinstance(prediction, Prediction) else _answer(prediction)
+    known = _as_label_map(truth, unpainted, answer.grid, report)
+    scores = score(answer, known)
+    if output is not None:
+        write_atomically(_folder(output) / "scores.json", json.dumps(scores.to_dict(), indent=2))
+        evaluation_picture(Path(output) / "evaluation.png", answer, known, scores)
+    return scores
+
+
+def _answer(prediction: LabelsLike) -> LabelMap:
+    return _as_label_map(prediction, "background", None, ignore)
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"The folder {folder} cannot be made ({error.strerror}).", "Choose another one.") from None
+    return folder
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -175,16 +202,13 @@ def _as_volume(image: ImageLike, *, channels: int | None = None) -> Volume:
     return image if isinstance(image, Volume) else Volume.of(image)
 
 
-def _as_label_map(labels: LabelsLike, unpainted: str, image: Volume | None, report: Report) -> LabelMap:
+def _as_label_map(labels: LabelsLike, unpainted: str, grid: Grid | None, report: Report) -> LabelMap:
     if isinstance(labels, str | Path):
-        grid = image.grid if image else None
         return io.read_labels(labels, unpainted=unpainted, grid=grid, report=report)
     if isinstance(labels, LabelMap):
         return labels
     meaning = "background" if unpainted == "auto" else unpainted
-    return LabelMap.of(
-        labels, image.grid if image and np.shape(labels) == image.grid.shape else None, unpainted=meaning
-    )
+    return LabelMap.of(labels, grid if grid and np.shape(labels) == grid.shape else None, unpainted=meaning)
 
 
 def _read_all_labels(
@@ -195,7 +219,7 @@ def _read_all_labels(
             f"There are {len(volumes)} images and {len(labels)} label maps.", "Give one of each, in pairs."
         )
     pairs = zip(labels, volumes, strict=True)
-    return [_as_label_map(each, settings.unpainted, volume, report) for each, volume in pairs]
+    return [_as_label_map(each, settings.unpainted, volume.grid, report) for each, volume in pairs]
 
 
 def _as_model(model: Model | Trained | str | Path) -> Model:

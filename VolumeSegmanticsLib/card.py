@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .classes import LabelClass
-from .errors import ModelError
+from .errors import InputError, ModelError
 
 CARD_KEY = "volume_segmantics_card"
 CARD_VERSION = 1
@@ -61,8 +61,9 @@ class ModelCard:
     version: int = CARD_VERSION
 
     def to_json(self) -> str:
-        """Return the card as JSON text."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        """Return the card as JSON text; a figure that is NaN or infinite becomes null, as JSON has neither."""
+        facts = json.loads(json.dumps(dataclasses.asdict(self)), parse_constant=lambda _: None)
+        return json.dumps(facts, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
@@ -74,7 +75,7 @@ class ModelCard:
         try:
             values = json.loads(text)
             version = int(values["version"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise ModelError("The model card cannot be read.", "Train the model again, or get the file anew.") from None
         if version > CARD_VERSION:
             raise ModelError(
@@ -84,8 +85,8 @@ class ModelCard:
             )
         try:
             return cls(**{**values, **_as_tuples(values)})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"The model card lacks something: {error}.", "Train the model again.") from None
+        except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
+            raise ModelError(f"The model card is not complete: {error}.", "Train the model again.") from None
 
 
 def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -125,12 +126,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         text = file.read(header_bytes) if 2 <= header_bytes <= _LONGEST_HEADER else b""
     try:
         header = json.loads(text.decode("utf-8"))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        texts = dict(header.pop("__metadata__", {}) or {})
+        end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
         raise ModelError(
             f'"{path.name}" is not a model file, or its beginning is damaged.',
             "Choose a .safetensors file that `volseg train` made.",
         ) from None
-    if path.stat().st_size < 8 + header_bytes + max(ends, default=0):
+    if path.stat().st_size < 8 + header_bytes + end:
         raise ModelError(f'The model file "{path.name}" is truncated.', "Copy it again, or train the model again.")
-    return dict(header.get("__metadata__") or {})
+    return texts

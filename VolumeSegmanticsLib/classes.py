@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +39,12 @@ class LabelClass:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "color", tuple(float(part) for part in self.color))
-        if not 0 <= self.value < UNLABELLED:
+        if not (hasattr(self.value, "__index__") and 0 <= self.value < UNLABELLED):
             raise InputError(
                 f'The class "{self.name}" has the value {self.value}.',
                 f"Class values go from 0 to {UNLABELLED - 1}; {UNLABELLED} always means unlabelled.",
             )
+        object.__setattr__(self, "value", operator.index(self.value))
 
     @classmethod
     def plain(cls, value: int) -> LabelClass:
@@ -68,41 +71,52 @@ class LabelClass:
 def merge_classes(*groups: tuple[LabelClass, ...]) -> tuple[tuple[LabelClass, ...], list[dict[int, int]]]:
     """Make one list of classes out of several, so that the same material is the same class everywhere.
 
-    Classes are the same where their names are; a class without a name of its own ("Class 3") is the same as any class
-    of its value. The first group keeps its values; a class of a later group keeps its value where that is still free.
+    Classes are the same where their names are; a class without a name of its own ("Class 3") is the same as the class
+    of its value, unless that one was met by name, and takes over its name. The first group keeps its values; a class
+    of a later group keeps its value where that is still free.
 
     Returns:
         The classes in ascending order of value, and for each group a dictionary from its values to theirs.
 
     Raises:
-        InputError: There are more than 255 classes.
+        InputError: No value is free for a class.
     """
-    merged: list[LabelClass] = []
+    merged: dict[int, LabelClass] = {}
     changes = []
     for group in groups:
-        change: dict[int, int] = {}
-        for label_class in sorted(group, key=lambda c: c.value):
-            same = _same_class(label_class, merged, taken=set(change.values()))
-            if same is None:
-                same = _with_free_value(label_class, merged, reserved={c.value for c in group})
-                merged.append(same)
-            change[label_class.value] = same.value
+        change = _matches(group, merged)
+        new = sorted(c.value for c in group if c.value not in change)
+        for value in new:
+            change[value] = value if value not in merged else _free_value({*merged, *new, *change.values()})
+        for label_class in group:
+            value = change[label_class.value]
+            if value not in merged or (merged[value].is_plain and not label_class.is_plain):
+                merged[value] = dataclasses.replace(label_class, value=value)
         changes.append(change)
-    return tuple(sorted(merged, key=lambda c: c.value)), changes
+    return tuple(merged[value] for value in sorted(merged)), changes
 
 
-def _same_class(wanted: LabelClass, known: list[LabelClass], *, taken: set[int]) -> LabelClass | None:
-    free = [c for c in known if c.value not in taken]
-    by_name = [c for c in free if c.name == wanted.name]
-    by_value = [c for c in free if c.value == wanted.value and (c.is_plain or wanted.is_plain)]
-    return next(iter(by_name + by_value), None)
+_SAME: tuple[Callable[[LabelClass, LabelClass], bool], ...] = (
+    lambda one, other: one.name == other.name and one.value == other.value,
+    lambda one, other: one.name == other.name,
+    lambda one, other: one.value == other.value and (one.is_plain or other.is_plain),
+)  # each is for what those before it have left over
 
 
-def _with_free_value(label_class: LabelClass, known: list[LabelClass], *, reserved: set[int]) -> LabelClass:
-    used = {c.value for c in known}
-    if label_class.value not in used:
-        return label_class
-    free = [value for value in range(1, UNLABELLED) if value not in used | reserved]
+def _matches(group: tuple[LabelClass, ...], known: dict[int, LabelClass]) -> dict[int, int]:
+    """Return for the values of a group that mean a known class the value it is known by; no class is met twice."""
+    change: dict[int, int] = {}
+    for is_same in _SAME:
+        for wanted in sorted(group, key=lambda c: c.value):
+            free = [known[value] for value in sorted(known) if value not in change.values()]
+            met = next((c for c in free if is_same(c, wanted)), None)
+            if met and wanted.value not in change:
+                change[wanted.value] = met.value
+    return change
+
+
+def _free_value(taken: set[int]) -> int:
+    free = [value for value in range(1, UNLABELLED) if value not in taken]
     if not free:
         raise InputError("There are more than 254 classes.", "Merge some of them.")
-    return dataclasses.replace(label_class, value=free[0])
+    return free[0]

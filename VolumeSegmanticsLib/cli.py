@@ -104,16 +104,11 @@ def _predict(options: argparse.Namespace, report: Report) -> None:
 
 
 def _evaluate(options: argparse.Namespace, report: Report) -> None:
-    from . import api, io, jobs
-    from .report import evaluation_picture
+    from . import api
 
-    prediction = io.read_labels(options.prediction, unpainted="background")
-    truth = io.read_labels(options.truth, unpainted=options.unpainted, grid=prediction.grid, report=report)
-    scores = api.evaluate(prediction, truth)
-    if options.output:
-        folder = Path(options.output)
-        jobs.write_atomically(folder / "scores.json", json.dumps(scores.to_dict(), indent=2))
-        evaluation_picture(folder / "evaluation.png", prediction, truth, scores)
+    scores = api.evaluate(
+        options.prediction, options.truth, output=options.output, unpainted=options.unpainted, report=report
+    )
     _tell(options, scores.to_dict(), scores.table() + "\n")
 
 

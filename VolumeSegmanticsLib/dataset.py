@@ -19,7 +19,7 @@ from torch import Tensor
 from .augment import Augmentation
 from .intensity import Intensity
 from .settings import AXIS_LETTERS
-from .slicing import HoldOut, LabelledVoxels, planes
+from .slicing import HoldOut, LabelledVoxels, axis_shares, planes
 from .views import View
 from .volume import UNLABELLED, Volume
 
@@ -101,7 +101,7 @@ def cut(
     native = [max(1, round(shape.size / s)) for s in scale]
     labels = view.of(example.labels)[int(index)]
     window = tuple(
-        _window(int(centre + moved * side), side, length)
+        _window(int(centre), moved * side, side, length)
         for centre, moved, side, length in zip((row, column), shift, native, labels.shape, strict=True)
     )
     slices = view.of(example.image.array)[(slice(None), *window)]
@@ -110,8 +110,9 @@ def cut(
     return _to_square(image, labels[window], native, shape.size)
 
 
-def _window(centre: int, side: int, length: int) -> slice:
-    start = min(max(0, centre - side // 2), max(0, length - side))
+def _window(centre: int, moved: float, side: int, length: int) -> slice:
+    start = int(np.clip(int(centre + moved) - side // 2, centre - side + 1, centre))  # the voxel stays inside
+    start = min(max(0, start), max(0, length - side))
     return slice(start, min(length, start + side))
 
 
@@ -170,6 +171,7 @@ class CropSource:
     seed: int = 0
     _labels: list[NDArray[np.uint8]] = field(init=False)
     _voxels: list[LabelledVoxels] = field(init=False)
+    _shares: list[NDArray[np.float64]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._use([self._without_slab(n) for n in range(len(self.examples))])
@@ -181,6 +183,7 @@ class CropSource:
     def _use(self, labels: list[NDArray[np.uint8]]) -> None:
         self._labels = labels
         self._voxels = [LabelledVoxels.of(each, np.random.default_rng(self.seed)) for each in labels]
+        self._shares = [axis_shares(each, e.axes) for each, e in zip(labels, self.examples, strict=True)]
 
     def _without_slab(self, n: int) -> NDArray[np.uint8]:
         slab = self.held_out.slabs[n] if self.held_out else None
@@ -220,7 +223,7 @@ class CropSource:
         chosen = rng.choice(len(classes), p=per_class / per_class.sum())
         example = int(rng.choice(len(self._voxels), p=totals[:, chosen] / totals[:, chosen].sum()))
         voxels = self._voxels[example].by_class[classes[chosen]]
-        axis = AXIS_LETTERS.index(str(rng.choice(list(self.examples[example].axes))))
+        axis = AXIS_LETTERS.index(str(rng.choice(list(self.examples[example].axes), p=self._shares[example])))
         return CropPlace(example, axis, tuple(voxels[rng.integers(len(voxels))]))
 
     def _crop(self, place: CropPlace, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -263,19 +266,19 @@ def _prepared(make: Any, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     over = threading.Event()
 
     def work() -> None:
-        try:
-            for _ in range(count):
+        for _ in range(count):
+            try:
                 made = make()
-                while not over.is_set():
-                    try:
-                        ready.put(made, timeout=0.1)
-                        break
-                    except queue.Full:
-                        continue
-                if over.is_set():
-                    return
-        except BaseException as error:  # told to the reader, who raises it
-            ready.put(error)
+            except BaseException as error:  # told to the reader, who raises it
+                made = error
+            while not over.is_set():
+                try:
+                    ready.put(made, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if over.is_set() or isinstance(made, BaseException):
+                return
 
     thread = threading.Thread(target=work, name="crops", daemon=True)
     thread.start()

@@ -6,6 +6,7 @@ import torch
 
 from .errors import ResourceError
 
+_FULL = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -55,7 +56,5 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on whatever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text for w in _FULL))

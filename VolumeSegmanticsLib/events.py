@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,10 +33,13 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """One epoch of training is over. ``epoch`` counts from 1; the validation figures are None without validation."""
+    """One epoch of training is over. ``epoch`` counts from 1; the validation figures are None without validation.
+
+    A loss that has become infinite or NaN is None once it has been sent.
+    """
 
     epoch: int
-    train_loss: float
+    train_loss: float | None
     valid_loss: float | None
     valid_dice: float | None
     learning_rate: float
@@ -90,8 +94,13 @@ def ignore(event: Event) -> None:
 
 
 def to_json(event: Event) -> str:
-    """Return the event as one line of JSON."""
-    return json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}, allow_nan=False, default=str)
+    """Return the event as one line of JSON; a figure that is NaN or infinite becomes null.
+
+    Raises:
+        ValueError: The outputs of ``Finished`` hold NaN or an infinity.
+    """
+    facts = {name: None if _is_no_number(value) else value for name, value in dataclasses.asdict(event).items()}
+    return json.dumps({"event": type(event).__name__, **facts}, allow_nan=False, default=_plain)
 
 
 def from_json(line: str) -> Event | None:
@@ -100,5 +109,14 @@ def from_json(line: str) -> Event | None:
         values = json.loads(line)
         kind = EVENTS[values.pop("event")]
         return kind(**values)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy number as Python's own, and anything else, such as a path, as text."""
+    return value.item() if hasattr(value, "item") else str(value)

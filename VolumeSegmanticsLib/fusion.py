@@ -83,7 +83,7 @@ class MaxFusion:
 
     def confidence(self) -> NDArray[np.uint8]:
         """Return the highest probability in percent."""
-        return _percent(self._probability, FULL)
+        return _percent(self._probability[None], FULL)
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,12 @@ class MeanFusion:
     needs_all = True
 
     def __init__(self, shape: tuple[int, int, int], classes: int, views: int) -> None:
-        self._share = views
-        self._views = 0
+        self._views = views
         self._sums = np.zeros((classes, *shape), np.uint16)
 
     def seen_through(self, view: View) -> _MeanTarget:
         """Return the fusion as slices of a view."""
-        self._views += 1
-        return _MeanTarget([view.of(sums) for sums in self._sums], self._share)
+        return _MeanTarget([view.of(sums) for sums in self._sums], self._views)
 
     def labels(self) -> NDArray[np.uint8]:
         """Return the class with the highest mean; the first class wins ties."""
@@ -119,7 +117,7 @@ class MeanFusion:
 
     def confidence(self) -> NDArray[np.uint8]:
         """Return the highest mean probability in percent."""
-        return _percent(self._sums.max(axis=0), FULL // self._share * self._views)
+        return _percent(self._sums, FULL // self._views * self._views)
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,16 @@ class _MeanTarget:
 
 
 class VoteFusion:
-    """The class that most views name decides: 1 byte a voxel and class; ties go to the first class."""
+    """The class that most views name decides; ties go to the first class.
+
+    1 byte a voxel and class; 2 where there are more than 255 views.
+    """
 
     needs_all = False
 
     def __init__(self, shape: tuple[int, int, int], classes: int, views: int) -> None:
         self._views = views
-        self._votes = np.zeros((classes, *shape), np.uint8)
+        self._votes = np.zeros((classes, *shape), np.min_scalar_type(views))
 
     def seen_through(self, view: View) -> _VoteTarget:
         """Return the fusion as slices of a view."""
@@ -153,7 +154,7 @@ class VoteFusion:
 
     def confidence(self) -> NDArray[np.uint8]:
         """Return the part of the views that agree, in percent."""
-        return _percent(self._votes.max(axis=0), self._views)
+        return _percent(self._votes, self._views)
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,9 @@ def _largest(stacked: NDArray[Any]) -> NDArray[np.uint8]:
     return best
 
 
-def _percent(values: NDArray[Any], full: int) -> NDArray[np.uint8]:
-    percent = np.empty(values.shape, np.uint8)
-    for z in range(values.shape[0]):
-        percent[z] = np.rint(values[z] * np.float32(100 / full))
+def _percent(stacked: NDArray[Any], full: int) -> NDArray[np.uint8]:
+    """Return the largest along the first axis in percent of ``full``, slice by slice for the memory's sake."""
+    percent: NDArray[np.uint8] = np.empty(stacked.shape[1:], np.uint8)
+    for z in range(len(percent)):
+        percent[z] = np.rint(stacked[:, z].max(axis=0) * np.float32(100 / full))
     return percent

@@ -36,24 +36,34 @@ class Intensity:
         """Measure the statistics over several volumes; NaN and infinities are left out.
 
         Raises:
-            InputError: A channel has no finite value, or only one.
+            InputError: There is no finite value, or only one in each channel.
         """
         samples = [_sample(volume) for volume in volumes]
         rows = [_statistics(np.concatenate([s[:, c] for s in samples])) for c in range(volumes[0].channels)]
+        if all(low == high for low, high, *_ in rows):
+            raise InputError(f"The image is constant: every voxel is {rows[0][0]:g}.", "Choose another image.")
         return cls(*map(tuple, zip(*rows, strict=True)))
 
     def scale(self, array: NDArray[Any]) -> NDArray[np.float32]:
-        """Return values (…) or (…, C) scaled to 0 … 1 as float32 of the same shape; NaN becomes 0."""
-        low, high = (np.array(v, np.float32) for v in (self.low, self.high))
-        if len(self.low) == 1:
-            low, high = low[0], high[0]
-        scaled = array.astype(np.float32)
-        scaled -= low
-        scaled *= 1 / (high - low)
+        """Return values (…) or (…, C) scaled to 0 … 1 as float32 of the same shape.
+
+        NaN becomes 0, and so does a channel that was constant.
+        """
+        exact: type[Any] = np.float32 if np.can_cast(array.dtype, np.float32) else np.float64
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for the type is 1 all the same
+            low, factor = (np.array(v, exact) for v in (self.low, self._factors()))
+            if len(self.low) == 1:
+                low, factor = low[0], factor[0]
+            scaled = array.astype(exact)
+            scaled -= low
+            scaled *= factor
         np.clip(scaled, 0, 1, out=scaled)
         if array.dtype.kind == "f":
             np.nan_to_num(scaled, copy=False, nan=0.0)
-        return scaled
+        return scaled.astype(np.float32, copy=False)
+
+    def _factors(self) -> list[float]:
+        return [1 / (high - low) if high > low else 0.0 for low, high in zip(self.low, self.high, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics as JSON-able values."""
@@ -79,21 +89,21 @@ class Intensity:
 
 def _sample(volume: Volume) -> NDArray[Any]:
     """Return up to ``_SAMPLES`` finite voxels, spread evenly over the volume: (voxels, channels)."""
-    step = max(1, round((np.prod(volume.grid.shape) / _SAMPLES) ** (1 / 3)))
-    steps = [min(step, max(1, side // 8)) for side in volume.grid.shape]
+    shape, steps = np.array(volume.grid.shape), np.ones(3, int)
+    while np.prod(-(-shape // steps)) > _SAMPLES:
+        steps[np.argmax(shape / steps)] += 1
     array = volume.array[:: steps[0], :: steps[1], :: steps[2]]
     values = array.reshape(-1, volume.channels)
     return values[np.isfinite(values).all(axis=1)] if array.dtype.kind == "f" else values
 
 
 def _statistics(values: NDArray[Any]) -> tuple[float, float, float, float]:
+    """Return low, high, mean and deviation of one channel; low and high are equal where it is constant."""
     if values.size == 0:
         raise InputError("The image holds no number, only NaN.", "Choose another image, or save it again.")
     values = values.astype(np.float64)
     low, high = np.percentile(values, (LOW_PERCENT, HIGH_PERCENT))
     if high <= low:
         low, high = values.min(), values.max()
-    if high <= low:
-        raise InputError(f"The image is constant: every voxel is {low:g}.", "Choose another image.")
-    scaled = np.clip((values - low) / (high - low), 0, 1)
+    scaled = np.clip((values - low) / ((high - low) or 1.0), 0, 1)
     return float(low), float(high), float(scaled.mean()), float(max(scaled.std(), 1e-3))

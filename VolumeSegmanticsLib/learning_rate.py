@@ -36,7 +36,7 @@ def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
         return DEFAULT
     smooth = _smoothed([loss for _, loss in finite])
     lowest = min(range(len(smooth)), key=smooth.__getitem__)
-    if smooth[0] - smooth[lowest] < _LEAST_DROP * abs(smooth[0]):
+    if smooth[0] - smooth[lowest] <= _LEAST_DROP * abs(smooth[0]):
         return DEFAULT
     return min(max(finite[lowest][0] / 3, LOWEST), HIGHEST)
 

@@ -133,12 +133,12 @@ def predict_volume(
 
 
 def _predict_view(
-    image: Volume, view: View, predictor: Predictor, fusion: Fusion, batch_size: int, steps: _Steps
+    image: Volume, view: View, predictor: Predictor, fusion: Fusion, wanted: int, steps: _Steps
 ) -> None:
     """Send all slices of a view through the network, in batches that are halved when memory runs out."""
     slices, target = view.of(image.array), fusion.seen_through(view)
     scale = plane_scale(view, image.grid.spacing)
-    size = batch_size or _batch_size(slices.shape, scale, predictor)
+    size = wanted or batch_size(slices.shape, scale, predictor)
     start = 0
     while start < len(slices):
         batch = slice(start, min(start + size, len(slices)))
@@ -168,7 +168,8 @@ def _gather(slices: NDArray[Any], batch: slice, predictor: Predictor) -> NDArray
     return np.concatenate([scaled[n : n + count] for n in range(sides)], axis=3)
 
 
-def _batch_size(shape: tuple[int, ...], scale: tuple[float, float], predictor: Predictor) -> int:
+def batch_size(shape: tuple[int, ...], scale: tuple[float, float], predictor: Predictor) -> int:
+    """Return how many slices go into one batch, if nobody says otherwise; ``shape`` is that of the slices (N, H, W)."""
     pixels = shape[1] * scale[0] * shape[2] * scale[1]
     return int(np.clip(_BATCH_PIXELS[predictor.device.type] // pixels, 1, shape[0]))
 

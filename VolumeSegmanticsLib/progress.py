@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TextIO
 
@@ -46,7 +47,7 @@ class ProgressLine:
         self._drawn = now
         text = _progress_text(event)
         if self._moves:
-            line = f"{text}  {self._epoch}"
+            line = f"{text}  {self._epoch}" if event.stage == "train" else text
             self._stream.write("\r" + line.ljust(self._width))
             self._width = len(line)
             self._stream.flush()
@@ -73,7 +74,8 @@ def _progress_text(event: Progress) -> str:
 
 
 def _epoch_text(event: EpochEnded) -> str:
-    text = f"epoch {event.epoch}  loss {event.train_loss:.3f}"
+    loss = math.nan if event.train_loss is None else event.train_loss
+    text = f"epoch {event.epoch}  loss {loss:.3f}"
     return (
         text if event.valid_dice is None else f"{text}  Dice {event.valid_dice:.3f}{' (best)' if event.is_best else ''}"
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -84,10 +83,12 @@ class Settings:
 
     @classmethod
     def _refuse_unknown(cls, values: Mapping[str, Any]) -> None:
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"The settings are {values!r}.", "They are pairs of a name and a value.")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f'Did you mean "{near[0]}"?' if near else f"There are: {', '.join(known)}."
                 raise SettingsError(f'There is no setting "{name}".', hint)
 
@@ -107,7 +108,7 @@ class TrainSettings(Settings):
     max_minutes: float = setting(0.0, "Time limit; 0 = none.", minimum=0, maximum=100_000, unit="min")
     crops_per_epoch: int = setting(256, "Crops that one epoch learns from.", minimum=1, maximum=1_000_000)
     crop_size: int = setting(128, "Side of a crop, at the scale of the image.", minimum=32, maximum=4096, unit="px")
-    batch_size: int = setting(8, "Crops that are learned from together.", minimum=1, maximum=1024)
+    batch_size: int = setting(8, "Crops that are learned from together.", minimum=2, maximum=1024)
     loss: str = setting("cross_entropy_dice", "What is minimised.", choices=LOSSES)
     class_weights: str = setting("none", "How much rare classes count more in the loss.", choices=CLASS_WEIGHTS)
     learning_rate: float = setting(0.0, "Highest learning rate; 0 = found by a range test.", minimum=0, maximum=1)
@@ -144,6 +145,13 @@ class PredictSettings(Settings):
             axis_letters(self.axes)
 
 
+@dataclass(frozen=True, repr=False)
+class EvaluateSettings(Settings):
+    """How a prediction is compared with the truth."""
+
+    unpainted: str = setting("auto", "What the value 0 in the truth means.", choices=UNPAINTED)
+
+
 def axis_letters(axes: str) -> str:
     """Return the axes as letters in the order z, y, x; ``"all"`` gives ``"zyx"``."""
     letters = AXIS_LETTERS if axes == "all" else axes.lower()
@@ -163,25 +171,24 @@ def augmentations(augment: str) -> tuple[str, ...]:
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     kind: type[Any] = type(field.default)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
+    if type(value) is not kind and not (kind is float and type(value) is int):
         raise SettingsError(f"The setting {field.name} is {value!r}.", f"It takes {_KIND_WORDS[kind]}.")
     choices, low, high = (field.metadata[name] for name in ("choices", "minimum", "maximum"))
     if choices and value not in choices:
         raise SettingsError(f'The setting {field.name} is "{value}".', f"It takes one of: {', '.join(choices)}.")
-    if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
+    if kind in (int, float) and not low <= value <= high:  # NaN is on neither side
         unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
-        raise SettingsError(f"The setting {field.name} is {value:g}{unit}.", f"It goes from {low:g} to {high:g}.")
-    return value
+        raise SettingsError(f"The setting {field.name} is {value}{unit}.", f"It goes from {low} to {high}.")
+    return kind(value)
 
 
 _KIND_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_TRUTHS = {"true": True, "false": False}
 
 
 def _parsed(field: dataclasses.Field[Any], text: str) -> Any:
     kind: type[Any] = type(field.default)
     try:
-        return kind(text)
-    except ValueError:
+        return _TRUTHS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
         raise SettingsError(f'The setting {field.name} is "{text}".', f"It takes {_KIND_WORDS[kind]}.") from None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .settings import AXIS_LETTERS, axis_letters
-from .volume import UNLABELLED, Grid, LabelMap
+from .volume import UNLABELLED, Grid, LabelMap, value_counts
 
 LARGEST_ASPECT = 3.0
 """Planes whose pixels are longer than this many times their width are not worth learning unless asked for."""
@@ -102,20 +102,18 @@ def hold_out(labels: Sequence[LabelMap], values: Sequence[int], part: float) -> 
     if part == 0:
         return None
     counts = [plane_counts(each, values) for each in labels]
-    totals = np.sum([axes[0].sum(axis=0) for axes in counts], axis=0)
-    slabs = tuple(_best_slab(axes, totals, part) for axes in counts)
+    slabs = tuple(_best_slab(axes, part) for axes in counts)
     if not any(slabs):
         return None
-    labelled_planes = sum(_labelled_planes(axes, slab) for axes, slab in zip(counts, slabs, strict=True))
-    return HoldOut(slabs, for_good=labelled_planes >= FEW_PLANES)
+    return HoldOut(slabs, for_good=sum(map(_labelled_planes, counts)) >= FEW_PLANES)
 
 
-def _labelled_planes(counts: list[NDArray[np.int64]], slab: Slab | None) -> int:
+def _labelled_planes(counts: list[NDArray[np.int64]]) -> int:
     """Return in how many planes the labels lie, along the axis where they lie in fewest."""
-    return min(int(np.count_nonzero(planes.any(axis=1))) for planes in counts)
+    return min(int(np.count_nonzero(of_axis.any(axis=1))) for of_axis in counts)
 
 
-def _best_slab(counts: list[NDArray[np.int64]], totals: NDArray[np.int64], part: float) -> Slab | None:
+def _best_slab(counts: list[NDArray[np.int64]], part: float) -> Slab | None:
     """Return the slab whose share of the rarest-held class is largest, while at least half of every class remains."""
     best, best_score = None, 0.0
     for axis, planes_ in enumerate(counts):
@@ -125,7 +123,7 @@ def _best_slab(counts: list[NDArray[np.int64]], totals: NDArray[np.int64], part:
             stop = int(np.searchsorted(labelled, labelled[start] + part * labelled[-1]))
             if stop >= len(labelled):
                 break
-            score = _slab_score(sums[stop] - sums[start], totals, part)
+            score = _slab_score(sums[stop] - sums[start], sums[-1], part)
             if score > best_score:
                 best, best_score = Slab(axis, int(start), stop), score
     return best
@@ -136,6 +134,23 @@ def _slab_score(held: NDArray[np.int64], totals: NDArray[np.int64], part: float)
     if shares.max() > 0.5:
         return 0.0
     return float(np.minimum(shares, part).sum() - np.maximum(shares - part, 0).sum())
+
+
+def axis_shares(labels: NDArray[np.uint8], axes: str) -> NDArray[np.float64]:
+    """Return how often planes of each axis should be learned from, (len(axes),), sum 1.
+
+    A plane that crosses the labelled slices carries a few lines of labels only, and teaches less for the same work:
+    the share goes with the square root of the labelled voxels that a labelled voxel finds in its plane.
+    """
+    densities = []
+    for letter in axes:
+        axis = AXIS_LETTERS.index(letter)
+        others = tuple(a for a in range(3) if a != axis)
+        counts = np.count_nonzero(labels != UNLABELLED, axis=others).astype(float)
+        plane = np.prod([labels.shape[a] for a in others])
+        densities.append(np.square(counts).sum() / max(1.0, counts.sum()) / plane)
+    shares = np.sqrt(densities)
+    return shares / shares.sum() if shares.sum() > 0 else np.full(len(axes), 1 / len(axes))
 
 
 @dataclass(frozen=True)
@@ -153,7 +168,7 @@ class LabelledVoxels:
     @classmethod
     def of(cls, labels: NDArray[np.uint8], rng: np.random.Generator) -> LabelledVoxels:
         """Find them, plane by plane; memory stays bounded for fully labelled volumes."""
-        counts = np.bincount(labels.ravel(), minlength=256)
+        counts = value_counts(labels)
         values = [int(v) for v in np.flatnonzero(counts[:UNLABELLED])]
         kept = {value: min(1.0, _INDEXED_VOXELS / counts[value]) for value in values}
         found: dict[int, list[NDArray[np.int32]]] = {value: [] for value in values}

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from .classes import BACKGROUND_NAME, UNLABELLED, LabelClass
 from .errors import InputError
 
-__all__ = ["BACKGROUND_NAME", "UNLABELLED", "Grid", "LabelClass", "LabelMap", "Volume"]
+__all__ = ["BACKGROUND_NAME", "UNLABELLED", "Grid", "LabelClass", "LabelMap", "Volume", "value_counts"]
+
+UNPAINTED_MEANINGS = ("ignore", "background")
 
 SAME_POINT_VOXELS = 1e-2
 """Two grids are the same where no corner lies further off than this part of a voxel (NIfTI stores float32)."""
@@ -48,8 +50,12 @@ class Grid:
         object.__setattr__(self, "direction", tuple(tuple(float(v) for v in axis) for axis in self.direction))
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise InputError(f"A volume has three sides of at least one voxel, not {self.shape}.")
-        if not all(np.isfinite(s) and s > 0 for s in self.spacing):
+        if not (len(self.spacing) == 3 and all(np.isfinite(s) and s > 0 for s in self.spacing)):
             raise InputError(f"The voxel spacing must be positive, not {self.spacing}.", "Correct it in the file.")
+        if not (len(self.origin) == 3 and np.isfinite(self.origin).all()):
+            raise InputError(f"The origin must be a point (x, y, z), not {self.origin}.", "Correct it in the file.")
+        if [len(axis) for axis in self.direction] != [3, 3, 3] or not np.isfinite(self.direction).all():
+            raise InputError(f"The directions must be three vectors (x, y, z), not {self.direction}.", "Correct them.")
         if abs(np.linalg.det(np.array(self.direction))) < 1e-6:
             raise InputError(f"The axes of the volume lie in one plane: {self.direction}.", "Correct the directions.")
 
@@ -83,7 +89,7 @@ class Grid:
 
     def offset_voxels(self, other: Grid) -> float:
         """Return how far the corners of two grids of one shape lie apart at most, in voxels of this one."""
-        corners = np.array([(*c, 1.0) for c in itertools.product(*((0.0, n - 1.0) for n in self.shape))]).T
+        corners = np.array([(*c, 1.0) for c in itertools.product(*((-0.5, n - 0.5) for n in self.shape))]).T
         apart = (np.linalg.solve(self.affine, other.affine) @ corners - corners)[:3]
         return float(np.abs(apart).max())
 
@@ -98,12 +104,15 @@ class Grid:
             ("origin", self.origin, other.origin),
             ("direction", self.direction, other.direction),
         )
-        told = [f"{name} {_told(a)} against {_told(b)}" for name, a, b in rows if not np.allclose(a, b, atol=1e-6)]
-        return ", ".join(told) + f" ({self.offset_voxels(other):.3g} voxels apart)"
+        small = 1e-6 * min(1.0, *self.spacing)
+        unlike = [row for row in rows if not np.allclose(row[1], row[2], rtol=1e-6, atol=small)] or rows
+        told = ", ".join(f"{name} {_told(a)} against {_told(b)}" for name, a, b in unlike)
+        return f"{told} ({self.offset_voxels(other):.3g} voxels apart)"
 
 
 def _told(values: Any) -> str:
-    return np.array2string(np.array(values), precision=6, separator=", ", suppress_small=True).replace("\n", "")
+    six_digits = {"float_kind": "{:.6g}".format}
+    return np.array2string(np.array(values), separator=", ", formatter=six_digits).replace("\n", "")  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +130,8 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.ndim not in (3, 4) or self.array.shape[:3] != self.grid.shape:
             raise InputError(f"An array of shape {self.array.shape} does not lie on a grid of shape {self.grid.shape}.")
+        if self.channels == 0:
+            raise InputError(f"An array of shape {self.array.shape} has no channel.", "Choose another image.")
         if self.array.dtype.kind not in "uifb":
             raise InputError(
                 f"Values of type {self.array.dtype} are no intensities.", "Save it as integers or real numbers."
@@ -164,6 +175,8 @@ class LabelMap:
         object.__setattr__(self, "classes", tuple(sorted(self.classes, key=lambda c: c.value)))
         if len({c.value for c in self.classes}) < len(self.classes):
             raise InputError(f"Two classes share a value: {[(c.value, c.name) for c in self.classes]}.")
+        if self.unpainted not in UNPAINTED_MEANINGS:
+            raise InputError(f'The unpainted value cannot mean "{self.unpainted}".', 'Say "ignore" or "background".')
 
     @classmethod
     def of(
@@ -183,7 +196,7 @@ class LabelMap:
             InputError: The array is not (Z, Y, X), or holds a value outside 0 … 255.
         """
         labels = _as_label_values(array)
-        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+        present = np.flatnonzero(value_counts(labels))
         if unpainted == "ignore" and 0 in present:
             labels = np.where(labels == 0, np.uint8(UNLABELLED), labels)
         known = {c.value: c for c in classes if not (unpainted == "ignore" and c.value == 0)}
@@ -194,7 +207,7 @@ class LabelMap:
 
     def counts(self) -> dict[int, int]:
         """Return how many voxels each class has, also those that have none."""
-        voxels = np.bincount(self.array.ravel(), minlength=256)
+        voxels = value_counts(self.array)
         return {c.value: int(voxels[c.value]) for c in self.classes}
 
     def with_classes(self, classes: tuple[LabelClass, ...]) -> LabelMap:
@@ -202,10 +215,20 @@ class LabelMap:
         return replace(self, classes=classes)
 
 
+def value_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return how many voxels have each of the 256 values; plane by plane, as bincount alone takes 8 bytes a voxel."""
+    counts = np.zeros(256, np.int64)
+    for plane in labels:
+        counts += np.bincount(plane.ravel(), minlength=256)
+    return counts
+
+
 def _as_label_values(array: Any) -> NDArray[np.uint8]:
     values: NDArray[Any] = np.asanyarray(array)
     if values.ndim != 3:
         raise InputError(f"Labels have the axes (Z, Y, X), not the shape {values.shape}.")
+    if values.size == 0:
+        raise InputError(f"Labels of the shape {values.shape} hold no voxel.", "Choose another file.")
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "b":

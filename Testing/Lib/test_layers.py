@@ -32,7 +32,7 @@ LAYERS = (
     ("augment", "checkpoint", "dataset", "devices", "features", "models", "losses", "learning_rate", "prepare", "train",
      "predict"),
     # 3: composition
-    ("tasks", "worker", "cli", "report", "cluster", "api", "__main__"),
+    ("tasks", "worker", "cli", "report", "cluster", "api", "demo", "progress", "__main__"),
 )
 # fmt: on
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
@@ -76,6 +76,7 @@ PACKAGES = {
     "albumentations": Package(layer=2, files=("augment",)),
     "segmentation_models_pytorch": Package(layer=2, files=("models.unet2d",)),
     "timm": Package(layer=2, files=("models.unet2d",)),
+    "huggingface_hub": Package(layer=2, files=("models.unet2d",)),
     "safetensors": Package(layer=2, files=("models",)),
     "matplotlib": Package(layer=3, files=("report",)),
     "dask": Package(layer=3, files=("cluster",)),

@@ -52,14 +52,16 @@ class Model:
 
     @classmethod
     def new(cls, card: ModelCard, *, size: int, weights: str = "none") -> Model:
-        """Make a network for a card; ``weights`` as in ``TrainSettings``."""
+        """Make a network for a card, the same for the same seed; ``weights`` as in ``TrainSettings``."""
         if card.model not in KINDS:
             raise ModelError(
                 f'This version does not know models of the kind "{card.model}".', "Update VolumeSegmantics."
             )
         settings = TrainSettings.from_dict(card.settings)
         channels = card.channels * (2 * neighbours(card) + 1)
-        network = KINDS[card.model].build(settings, channels, len(card.classes), size, weights)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(settings.seed)
+            network = KINDS[card.model].build(settings, channels, len(card.classes), size, weights)
         return cls(card, network.to(memory_format=torch.channels_last))
 
     @classmethod
@@ -89,8 +91,10 @@ class Model:
         own = self.network.state_dict()
         theirs = {c.name: n for n, c in enumerate(parent.card.classes)}
         rows = [theirs.get(c.name) for c in self.card.classes]
+        last = unet2d.last_layer(self.network)
         for name, tensor in own.items():
-            tensors[name] = _rows_matched(tensors[name], tensor, rows, name)
+            if name.startswith(last):
+                tensors[name] = _rows_matched(tensors[name], tensor, rows)
         self.network.load_state_dict(tensors)
 
     def save(self, path: str | Path) -> Path:
@@ -107,10 +111,8 @@ class Model:
         return self.network(standardised(images, Intensity.from_dict(self.card.intensity)))  # type: ignore[no-any-return]
 
 
-def _rows_matched(theirs: Tensor, own: Tensor, rows: list[int | None], name: str) -> Tensor:
-    """Return a tensor of the network, the rows of its last layer brought to the order of the classes."""
-    if not name.startswith("segmentation_head."):
-        return theirs
+def _rows_matched(theirs: Tensor, own: Tensor, rows: list[int | None]) -> Tensor:
+    """Return a tensor of the last layer, its rows brought to the order of the classes."""
     matched = torch.zeros_like(own)
     for n, row in enumerate(rows):
         if row is not None:

@@ -16,7 +16,7 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
     """Return a copy of a network with every batch norm that directly follows a convolution folded into it.
 
     Which follows which is observed on an example, (N, C, H, W); where the folded copy answers otherwise, for instance
-    because the output of a convolution is used twice, the network itself is returned.
+    because the output of a convolution is used twice, the copy is not folded.
     """
     copied = copy.deepcopy(network).eval()
     with torch.inference_mode():
@@ -27,7 +27,7 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
     with torch.inference_mode():
         after = copied(example)
     same = torch.allclose(before, after, atol=_CLOSE * float(before.abs().max()) + 1e-6, rtol=_CLOSE)
-    return copied if same else network
+    return copied if same else copy.deepcopy(network).eval()
 
 
 def _pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DependencyError, ModelError, SettingsError
 
-_TRIAL_SIDE = 64  # px of the picture that a new network is tried on
+_REACHED_SECONDS = 5.0  # how long the server of the weights may take to answer the first call
+_OF_NETWORKS = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "requests", "urllib3")
+_PREFIXES = re.compile(r"^((module|encoder|model)\.)*")
 
 
 def build(architecture: str, encoder: str, weights: str, *, channels: int, classes: int, size: int) -> nn.Module:
@@ -24,6 +32,7 @@ def build(architecture: str, encoder: str, weights: str, *, channels: int, class
         channels: Input channels.
         classes: Output channels.
         size: Side in pixels of the crops that it will learn from; a pair that cannot take them is refused here.
+            0 tries nothing: the network has learned before.
 
     Raises:
         SettingsError: The encoder is unknown, or does not go with the architecture.
@@ -39,7 +48,8 @@ def build(architecture: str, encoder: str, weights: str, *, channels: int, class
             f'The encoder {encoder} has no weights "{weights}", and there is no file of that name.',
             f"Use one of: {', '.join(['none', *_weight_names(encoder)])}, or a local file.",
         )
-    _try_out(network, architecture, encoder, channels, max(size, _TRIAL_SIDE))
+    if size:
+        _try_out(network, architecture, encoder, channels, size)
     return network
 
 
@@ -47,6 +57,12 @@ def multiple_of(network: nn.Module) -> int:
     """Return the number that the sides of the network's input have to be a multiple of."""
     stride = int(getattr(network.encoder, "output_stride", 32))
     return max(32, stride) if getattr(network, "requires_divisible_input_shape", True) else 32
+
+
+def last_layer(network: nn.Module) -> str:
+    """Return what the names of the tensors begin with whose rows are the classes."""
+    convolutions = [name for name, m in network.segmentation_head.named_modules() if isinstance(m, nn.Conv2d)]
+    return f"segmentation_head.{convolutions[-1]}."
 
 
 def _smp() -> Any:
@@ -86,10 +102,20 @@ def _offered(encoder: str, weights: str) -> str | None:
 
 
 def _created(architecture: str, encoder: str, weights: str | None, channels: int, classes: int) -> nn.Module:
+    any_size = {"dynamic_img_size": True} if architecture == "DPT" else {}
+    wanted = weights is not None if encoder.startswith("tu-") else weights
     try:
-        return _smp().create_model(
-            architecture, encoder_name=encoder, encoder_weights=weights, in_channels=channels, classes=classes
-        )
+        with _impatient(weights is not None):
+            return _smp().create_model(
+                architecture,
+                encoder_name=encoder,
+                encoder_weights=wanted,
+                in_channels=channels,
+                classes=classes,
+                **any_size,
+            )
+    except DependencyError:
+        raise
     except Exception as error:
         if weights is not None and _is_unreachable(error):
             raise DependencyError(
@@ -103,31 +129,63 @@ def _created(architecture: str, encoder: str, weights: str | None, channels: int
         ) from None
 
 
+@contextmanager
+def _impatient(is_loading: bool) -> Iterator[None]:
+    """Let downloads fail at once where the server is out of reach: huggingface_hub would try for half a minute."""
+    if not is_loading:
+        yield
+        return
+    from huggingface_hub import constants as hub
+
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = before or not _is_reachable(hub.ENDPOINT)
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+def _is_reachable(address: str) -> bool:
+    if urllib.request.getproxies():
+        return True  # only the proxy knows
+    server = urlsplit(address)
+    port = server.port or (80 if server.scheme == "http" else 443)
+    try:
+        socket.create_connection((server.hostname or "", port), timeout=_REACHED_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def _is_unreachable(error: BaseException | None) -> bool:
     """Tell whether an error, or what caused it, comes from the network or from an empty cache."""
-    names = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectTimeout", "HfHubHTTPError")
     while error is not None:
-        if isinstance(error, OSError | TimeoutError) or type(error).__name__ in names:
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OF_NETWORKS:
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
 def _try_out(network: nn.Module, architecture: str, encoder: str, channels: int, size: int) -> None:
-    """Run a network once on an empty picture, so that a pair that does not work fails before the training."""
-    side = -(-size // multiple_of(network)) * multiple_of(network)
+    """Run a network once on an empty picture, so that a pair that does not work fails before the training.
+
+    The picture is not square: slices are of any shape, whatever that of the crops.
+    """
+    multiple = multiple_of(network)
+    side = -(-size // multiple) * multiple
+    sides = (side, side + multiple)
     network.eval()
     try:
         with torch.inference_mode():
-            shape = network(torch.zeros(1, channels, side, side)).shape
+            shape = network(torch.zeros(1, channels, *sides)).shape
     except Exception as error:
         raise SettingsError(
-            f"{architecture} with the encoder {encoder} fails on crops of {side} px ({_first_line(error)}).",
+            f"{architecture} with the encoder {encoder} fails on {side} × {side + multiple} px ({_first_line(error)}).",
             "Choose another pair, or another crop_size.",
         ) from None
-    if shape[-2:] != (side, side):
+    if shape[-2:] != sides:
         raise SettingsError(
-            f"{architecture} with the encoder {encoder} returns {tuple(shape[-2:])} pixels for {side} × {side}.",
+            f"{architecture} with the encoder {encoder} returns {tuple(shape[-2:])} pixels for {sides}.",
             "Choose another pair.",
         )
 
@@ -140,10 +198,10 @@ def _load_encoder(network: nn.Module, path: Path) -> None:
     """Load encoder weights from a local file; the first layer is fitted to the number of channels."""
     found = _read_tensors(path)
     wanted = network.encoder.state_dict()
+    names = {_stem(name): name for name in wanted}
     fitting = {}
-    for name, tensor in found.items():
-        name = name.removeprefix("module.").removeprefix("encoder.").removeprefix("model.")
-        if name in wanted and (fitted := _fitted(tensor, wanted[name])) is not None:
+    for name, tensor in ((names.get(_stem(theirs)), tensor) for theirs, tensor in found.items()):
+        if name is not None and (fitted := _fitted(tensor, wanted[name])) is not None:
             fitting[name] = fitted
     if len(fitting) < 0.8 * len(wanted):
         raise ModelError(
@@ -154,6 +212,11 @@ def _load_encoder(network: nn.Module, path: Path) -> None:
     logging.getLogger(__name__).info("%d of %d encoder weights from %s", len(fitting), len(wanted), path)
 
 
+def _stem(name: str) -> str:
+    """Return what is the same in all names of a tensor: timm's ``stages.0``, say, is ``model.stages_0`` in smp."""
+    return _PREFIXES.sub("", name).replace(".", "_")
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
@@ -161,7 +224,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
             return read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(loaded.get("state_dict", loaded))
+        return {n: t for n, t in loaded.get("state_dict", loaded).items() if isinstance(t, Tensor)}
     except ModelError:
         raise
     except Exception as error:

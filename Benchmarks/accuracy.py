@@ -1,0 +1,100 @@
+"""How good the results are that a user gets on two cores, without a GPU and without pre-trained weights.
+
+    python Benchmarks/accuracy.py DATA-FOLDER [--quick] [NAME …]
+
+The folder holds one folder a data set, each with ``image.nrrd``, ``label.nrrd`` and label files to learn from. Training,
+prediction and evaluation run as the commands of the README, each in its own process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nrrd
+from record import cpu_seconds, table, write_down
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training: data set, label file (or the step between annotated slices), minutes, what it must reach."""
+
+    name: str
+    data: str
+    labels: str
+    minutes: float
+    figure: str
+    bar: float
+    options: tuple[str, ...] = ()
+
+
+CASES = (
+    Case("fibres, five slices", "simulated_fibres", "five_slices.nrrd", 5, "mean_jaccard", 0.94),
+    Case("fibres, scribbles", "simulated_fibres", "scribbles.nrrd", 5, "mean_jaccard", 0.88),
+    Case("particles, five slices", "simulated_particles", "five_slices.nrrd", 5, "mean_jaccard", 0.975),
+    Case("torso, every fifth slice", "ts_ct_torso", "every 5", 5, "mean_dice", 0.80, ("--unpainted", "background")),
+)
+
+
+def volseg(*arguments: object) -> Any:
+    """Run a command; return its result."""
+    command = [sys.executable, "-m", "VolumeSegmanticsLib", *map(str, arguments), "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return json.loads(done.stdout)
+
+
+def labels_of(case: Case, data: Path, folder: Path) -> Path:
+    """Return the label file of a case; sparse ones are made from the truth."""
+    if not case.labels.startswith("every "):
+        return data / case.data / case.labels
+    truth, header = nrrd.read(str(data / case.data / "label.nrrd"))
+    kept = truth.copy()
+    step = int(case.labels.removeprefix("every "))
+    kept[:, :, [z for z in range(kept.shape[2]) if z % step]] = 255
+    nrrd.write(str(folder / "labels.nrrd"), kept, header)
+    return folder / "labels.nrrd"
+
+
+def measure(case: Case, data: Path, minutes: float) -> list[object]:
+    """Train, predict, evaluate; return a row of the table."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        image, truth = (data / case.data / file for file in ("image.nrrd", "label.nrrd"))
+        start = cpu_seconds(resource.RUSAGE_CHILDREN)
+        volseg(
+            "train", image, labels_of(case, data, folder), "-o", folder / "model.safetensors", "--weights", "none",
+            "--max-minutes", minutes, *case.options,
+        )  # fmt: skip
+        trained = cpu_seconds(resource.RUSAGE_CHILDREN)
+        volseg("predict", image, folder / "model.safetensors", "-o", folder / "result.seg.nrrd")
+        predicted = cpu_seconds(resource.RUSAGE_CHILDREN)
+        scores = volseg("evaluate", folder / "result.seg.nrrd", truth, *case.options)
+    worst = min(scores["classes"], key=lambda c: c["dice"])
+    return [
+        case.name, f"{trained - start:.0f}", f"{predicted - trained:.0f}", f"{scores['mean_jaccard']:.4f}",
+        f"{scores['mean_dice']:.4f}", f"{worst['dice']:.3f} ({worst['name']})", f"{case.figure} ≥ {case.bar}",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measure the cases that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("names", nargs="*", help="words of the cases to run; all where none are given")
+    parser.add_argument("--quick", action="store_true", help="half a minute of training each")
+    options = parser.parse_args()
+    cases = [case for case in CASES if not options.names or any(name in case.name for name in options.names)]
+    rows = [measure(case, options.data, 0.5 if options.quick else case.minutes) for case in cases]
+    heads = ("case", "training, CPU-s", "prediction, CPU-s", "mean Jaccard", "mean Dice", "worst Dice", "aim")
+    write_down("Accuracy on two cores", table(heads, rows))
+
+
+if __name__ == "__main__":
+    main()

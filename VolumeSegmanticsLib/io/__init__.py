@@ -1,0 +1,327 @@
+"""Reading and writing volumes and labels; the one place that knows the axis orders of files.
+
+A family of formats is one file of this package and one row of ``FORMATS``. Arrays are (Z, Y, X), geometry is LPS.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..classes import UNLABELLED, LabelClass
+from ..errors import Cancelled, DependencyError, InputError, ResourceError, SettingsError, VolumeSegmanticsError
+from ..events import Log, Report, ignore
+from ..volume import Grid, LabelMap, Volume
+from . import folder, itk, mrc, npy, nrrd, seg_nrrd, tiff
+from .atomic import replacing
+from .family import Family, Painted
+from .placing import placed, resampled
+
+__all__ = [
+    "FORMATS",
+    "check_output",
+    "check_writable",
+    "describe",
+    "read_labels",
+    "read_volume",
+    "write_labels",
+    "write_volume",
+]
+
+FORMATS: tuple[Family, ...] = (
+    seg_nrrd.FAMILY,
+    folder.FAMILY,
+    nrrd.FAMILY,
+    itk.META,
+    itk.NIFTI,
+    tiff.FAMILY,
+    mrc.FAMILY,
+    npy.FAMILY,
+)
+"""The first row that matches a path has it."""
+
+_PIP_NAMES = {"nrrd": "pynrrd"}
+"""Where a package is not called like its module."""
+
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+"""Weights of red, green and blue: ITU-R BT.709."""
+
+_MEANINGS = {"ignore": "unlabelled", "background": "background"}
+
+AnyPath = str | PathLike[str]
+
+
+def read_volume(path: AnyPath, *, channels: str = "keep") -> Volume:
+    """Read a volume.
+
+    Args:
+        path: A file, or a folder of slices; the suffix tells the format.
+        channels: ``"keep"`` leaves colours as (Z, Y, X, C); ``"grey"`` turns them into their luminance (other
+            channels into their mean), rounded for integers.
+
+    Returns:
+        The volume, memory-mapped where the format permits; a flat image has one slice.
+
+    Raises:
+        InputError: There is no such file, its format is unknown, or it is damaged.
+        DependencyError: The package that reads it is missing.
+    """
+    if channels not in ("keep", "grey"):
+        raise SettingsError(f'channels is "{channels}".', 'It is "keep" or "grey".')
+    path = Path(path)
+    family = _family(path)
+    with _reading(path, family):
+        volume = family.read(path)
+        return _grey(volume) if channels == "grey" and volume.channels > 1 else volume
+
+
+def read_labels(
+    path: AnyPath, *, unpainted: str = "auto", grid: Grid | None = None, report: Report = ignore
+) -> LabelMap:
+    """Read labels, with names and colours where the format has them.
+
+    Args:
+        path: A file, or a folder of slices; the suffix tells the format.
+        unpainted: What 0 means: ``"background"`` keeps it as class 0, ``"ignore"`` takes it for unlabelled,
+            ``"auto"`` ignores it in segmentations and keeps it in label arrays.
+        grid: The image's. Labels are moved onto it by whole voxels; only segmentations are resampled if need be.
+            Label arrays without any geometry take it where the shapes agree.
+        report: Takes what the user should know.
+
+    Raises:
+        InputError: There is no such file, its format is unknown, it is damaged, holds no labels, or does not lie on
+            the grid.
+        DependencyError: The package that reads it is missing.
+    """
+    if unpainted not in ("auto", *_MEANINGS):
+        raise SettingsError(f'unpainted is "{unpainted}".', f"It is one of auto, {', '.join(_MEANINGS)}.")
+    path = Path(path)
+    family = _family(path)
+    with _reading(path, family):
+        painted = family.read_painted(path) if family.read_painted else _painted(path, family.read(path))
+    array = painted.array if grid is None else _on_grid(path, painted, grid, report)
+    for note in painted.notes:
+        report(Log("warning", note))
+    meaning = painted.unpainted if unpainted == "auto" else unpainted
+    if (array == 0).any():
+        report(Log("info", f'0 in "{path.name}" was taken for {_MEANINGS[meaning]}.'))
+    return LabelMap.of(array, grid or painted.grid, painted.classes, unpainted=meaning)
+
+
+def write_volume(path: AnyPath, volume: Volume, *, report: Report = ignore) -> Path:
+    """Write a volume; the suffix tells the format, and a path without one is a folder of TIFF slices.
+
+    An earlier file is replaced in one step, and stays as it is where writing fails.
+
+    Args:
+        path: Where to; missing folders are made.
+        volume: What to write.
+        report: Takes what the format cannot hold.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: The format is unknown, or cannot hold the values.
+        ResourceError: The disk is full, or nothing can be written there.
+        DependencyError: The package that writes it is missing.
+    """
+    path = Path(path)
+    family = _family(path)
+    with _writing(path) as draft:
+        family.write(draft, volume, False)
+    _tell_lost_geometry(path, family, volume.grid, report)
+    return path
+
+
+def write_labels(path: AnyPath, labels: LabelMap, *, report: Report = ignore) -> Path:
+    """Write labels, compressed; only segmentations (.seg.nrrd) keep names and colours.
+
+    Arguments, result and errors are those of ``write_volume``.
+    """
+    path = Path(path)
+    family = _family(path)
+    with _writing(path) as draft:
+        if family.write_labels:
+            family.write_labels(draft, labels)
+        else:
+            family.write(draft, Volume(labels.array, labels.grid), True)
+    _tell_lost_geometry(path, family, labels.grid, report)
+    if not family.write_labels and any(c != LabelClass.plain(c.value) for c in labels.classes):
+        report(Log("warning", f'"{path.name}" holds label values only: names and colours need .seg.nrrd.'))
+    return path
+
+
+def check_output(path: AnyPath) -> None:
+    """Make sure, before long work, that its result has a known format and can be written.
+
+    Raises:
+        InputError: The format is unknown.
+        ResourceError: Nothing can be written there.
+    """
+    _family(Path(path))
+    check_writable(path)
+
+
+def check_writable(path: AnyPath) -> None:
+    """Make sure that a file can be written; nothing but missing folders is left behind.
+
+    Raises:
+        ResourceError: Nothing can be written there.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def describe(path: AnyPath) -> dict[str, Any]:
+    """Tell what a file holds, as JSON-able values; voxels are not loaded where the format permits.
+
+    Returns:
+        ``format``, ``shape`` (Z, Y, X), ``spacing``, ``origin``, ``direction`` (as in ``Grid``), ``dtype``,
+        ``channels``, ``voxels``, and for segmentations ``classes``.
+
+    Raises:
+        InputError: There is no such file, its format is unknown, or it is damaged.
+        DependencyError: The package that reads it is missing.
+    """
+    path = Path(path)
+    family = _family(path)
+    with _reading(path, family):
+        header = family.header(path)
+    grid = header.grid
+    told = {
+        "format": family.name,
+        "shape": list(grid.shape),
+        "spacing": list(grid.spacing),
+        "origin": list(grid.origin),
+        "direction": [list(axis) for axis in grid.direction],
+        "dtype": header.dtype.name,
+        "channels": header.channels,
+        "voxels": int(np.prod(grid.shape, dtype=object)),
+    }
+    return told | ({"classes": [c.to_dict() for c in header.classes]} if family.read_painted else {})
+
+
+def _family(path: Path) -> Family:
+    for family in FORMATS:
+        if family.matches(path):
+            return family
+    known = ", ".join(suffix for family in FORMATS for suffix in family.suffixes)
+    raise InputError(
+        f'"{path.name}" has none of the known formats.', f"Known are {known}, and folders of TIFF or PNG slices."
+    )
+
+
+@contextmanager
+def _reading(path: Path, family: Family) -> Iterator[None]:
+    """Turn whatever a parser raises into a sentence: the one place where everything is caught."""
+    try:
+        yield
+    except InputError as error:
+        if path.name in error.message:
+            raise
+        raise InputError(f'"{path}": {error.message}', error.hint or "Export it again.") from error
+    except (VolumeSegmanticsError, Cancelled, MemoryError):
+        raise
+    except ImportError as error:
+        raise _missing(error) from error
+    except PermissionError as error:
+        raise InputError(f'"{path}" may not be read.', "Ask for the right to read it, or copy it.") from error
+    except Exception as error:
+        if not path.exists():
+            raise InputError(f'There is no file "{path}".', "Check its name and folder.") from error
+        if "requires the 'imagecodecs' package" in str(error):
+            raise _missing(ImportError(name="imagecodecs")) from error
+        reason = " ".join((str(error).strip().splitlines() or [""])[-1].split())
+        raise InputError(
+            f'"{path}" cannot be read as {family.name}.', f"Is it damaged or half copied? Export it again. ({reason})"
+        ) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        folder.check_replaceable(path)
+    try:
+        with replacing(path) as draft:
+            yield draft
+    except ImportError as error:
+        raise _missing(error) from error
+    except (OSError, RuntimeError) as error:  # SimpleITK knows RuntimeError only
+        raise _unwritable(path, getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]) from error
+
+
+def _unwritable(path: Path, reason: str) -> ResourceError:
+    return ResourceError(
+        f'"{path}" cannot be written: {reason}.', "Free some space, or choose a folder that you may write to."
+    )
+
+
+def _missing(error: ImportError) -> DependencyError:
+    package = _PIP_NAMES.get(error.name or "", error.name)
+    return DependencyError(f"The package {package} is missing.", f"Install it: pip install {package}")
+
+
+def _grey(volume: Volume) -> Volume:
+    weights = _LUMINANCE if volume.channels == 3 else np.full(volume.channels, 1 / volume.channels)
+    dtype = volume.array.dtype
+    grey = np.empty(volume.grid.shape, dtype)
+    for target, source in zip(grey, volume.array, strict=True):
+        values = source @ weights
+        target[:] = np.rint(values) if dtype.kind in "ui" else values
+    return Volume(grey, volume.grid)
+
+
+def _painted(path: Path, volume: Volume) -> Painted:
+    """Take a volume of label values for labels; what it does not reach is unlabelled."""
+    labels = LabelMap.of(volume.array, volume.grid)
+    if [c.value for c in labels.classes] == [0] and (labels.array == UNLABELLED).any():
+        raise InputError(
+            f'"{path}" holds 0 and {UNLABELLED} only, and {UNLABELLED} always means unlabelled.',
+            "Save the mask as 0 and 1.",
+        )
+    return Painted(labels.array, labels.grid, labels.classes, "background", outside=UNLABELLED)
+
+
+def _on_grid(path: Path, painted: Painted, grid: Grid, report: Report) -> Any:
+    if not painted.resampled and painted.grid.is_plain and painted.grid.shape == grid.shape:
+        return painted.array
+    if painted.resampled and (painted.array == painted.outside).all():  # Slicer saves one voxel somewhere
+        return np.full(grid.shape, painted.outside, np.uint8)
+    array = placed(painted.array, painted.grid, grid, painted.outside)
+    if array is not None:
+        _check_nothing_lost(path, painted, array, report)
+        return array
+    if not painted.resampled:
+        offset = np.linalg.solve(grid.affine, painted.grid.affine)[:3, 3].round(3).tolist()
+        raise InputError(
+            f'"{path}" does not lie on the voxels of the image: {painted.grid.difference(grid)}; '
+            f"its first voxel lies at {offset} (Z, Y, X) of the image.",
+            "Export the labels with the image as their reference.",
+        )
+    report(Log("warning", f'"{path.name}" lies on other voxels than the image: its labels were resampled.'))
+    return resampled(painted.array, painted.grid, grid, painted.outside)
+
+
+def _check_nothing_lost(path: Path, painted: Painted, array: Any, report: Report) -> None:
+    before, after = (np.count_nonzero(labels != painted.outside) for labels in (painted.array, array))
+    if before and not after:
+        raise InputError(f'The labels of "{path}" lie outside the image.', "Were they made for another image?")
+    if after < before:
+        report(Log("warning", f'{before - after} labelled voxels of "{path.name}" lie outside the image.'))
+
+
+def _tell_lost_geometry(path: Path, family: Family, grid: Grid, report: Report) -> None:
+    if family.kept(grid) != grid:
+        report(Log("warning", f'"{path.name}" cannot hold the geometry: {grid.difference(family.kept(grid))}.'))
