@@ -29,7 +29,9 @@ def peak_bytes(who: int = resource.RUSAGE_SELF) -> int:
 def machine() -> str:
     """Return processor, cores and versions in one line."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    names = (
+        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    )
     processor = names[0].partition(":")[2].strip() if names else platform.processor()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"

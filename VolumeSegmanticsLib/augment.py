@@ -57,12 +57,12 @@ def _compose(names: tuple[str, ...]) -> Any:
     known = {
         "flips": [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)],
         "quarter_turns": [A.RandomRotate90(p=0.75)],
-        "elastic": [A.ElasticTransform(alpha=40, sigma=6, p=0.2, **warp)],
-        "scale": [A.Affine(scale=(0.8, 1.25), p=0.3, **warp)],
-        "brightness": [A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0, p=0.3)],
-        "contrast": [A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.25, p=0.3)],
-        "noise": [A.GaussNoise(std_range=(0.01, 0.06), p=0.2)],
-        "blur": [A.GaussianBlur(sigma_limit=(0.4, 1.0), blur_limit=0, p=0.15)],
-        "gamma": [A.RandomGamma(gamma_limit=(75, 135), p=0.2)],
+        "elastic": [A.ElasticTransform(alpha=40, sigma=6, p=0.1, **warp)],
+        "scale": [A.Affine(scale=(0.8, 1.25), p=0.2, **warp)],
+        "brightness": [A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0, p=0.2)],
+        "contrast": [A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.25, p=0.2)],
+        "noise": [A.GaussNoise(std_range=(0.01, 0.06), p=0.1)],
+        "blur": [A.GaussianBlur(sigma_limit=(0.4, 1.0), blur_limit=0, p=0.05)],
+        "gamma": [A.RandomGamma(gamma_limit=(75, 135), p=0.1)],
     }
     return A.Compose([step for name in names for step in known[name]], seed=0)

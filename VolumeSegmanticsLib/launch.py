@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,12 @@ GRACE_SECONDS = 5.0
 KILL_SECONDS = 5.0
 """How long the system may take to clear away what was killed."""
 
+BREATH_SECONDS = 0.001
+"""What a poll leaves to the threads below: inside Slicer they may run only while Python code does."""
+
 CHUNK_BYTES = 1 << 16
 LINE_BYTES = 1 << 20
-"""Longer lines are no events; what is beyond is not kept."""
+"""Longer lines are no events; only their end is kept."""
 
 QUEUE_EVENTS = 1000
 """Beyond this, old events of the kinds that can be spared make room."""
@@ -121,7 +125,8 @@ class WorkerProcess:
         return self._ending is None
 
     def poll(self) -> list[Event]:
-        """Return at once the events that came since the last call."""
+        """Return the events that came since the last call, without waiting for any."""
+        time.sleep(BREATH_SECONDS)
         with self._changed:
             events = list(self._events)
             self._events.clear()
@@ -297,14 +302,15 @@ def _start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.P
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a stream of bytes, each cut off at ``LINE_BYTES``; memory stays bounded whatever comes."""
+    """Yield the lines of a stream of bytes, of each the last ``LINE_BYTES``; memory stays bounded whatever comes."""
     line = bytearray()
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
-        line += first[: LINE_BYTES - len(line)]
+        line += first
         for part in others:
-            yield bytes(line)
-            line[:] = part[:LINE_BYTES]
+            yield bytes(line[-LINE_BYTES:])
+            line[:] = part
+        del line[:-LINE_BYTES]
     yield bytes(line)
 
 

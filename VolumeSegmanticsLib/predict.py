@@ -132,9 +132,7 @@ def predict_volume(
     return Prediction(_as_label_map(fusion.labels(), image, model), sure)
 
 
-def _predict_view(
-    image: Volume, view: View, predictor: Predictor, fusion: Fusion, wanted: int, steps: _Steps
-) -> None:
+def _predict_view(image: Volume, view: View, predictor: Predictor, fusion: Fusion, wanted: int, steps: _Steps) -> None:
     """Send all slices of a view through the network, in batches that are halved when memory runs out."""
     slices, target = view.of(image.array), fusion.seen_through(view)
     scale = plane_scale(view, image.grid.spacing)

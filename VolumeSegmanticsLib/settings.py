@@ -100,6 +100,7 @@ class TrainSettings(Settings):
     model: str = setting("unet2d", "unet2d sees single slices; unet25d sees their neighbours too.", choices=MODELS)
     architecture: str = setting("Unet", "Decoder, by its name in segmentation-models-pytorch.", choices=ARCHITECTURES)
     encoder: str = setting("resnet34", "Encoder, by its name in segmentation-models-pytorch or timm (tu-…).")
+    encoder_depth: int = setting(0, "Stages of the encoder; 0 = what suits the architecture.", minimum=0, maximum=5)
     weights: str = setting("imagenet", '"imagenet", "none", another name that the encoder offers, or a local file.')
     neighbours: int = setting(1, "unet25d: slices seen on each side.", minimum=1, maximum=15, unit="slices")
     axes: str = setting("all", 'Planes that are learned: "all", or letters such as "z" or "zy".')

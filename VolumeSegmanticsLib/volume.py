@@ -104,8 +104,8 @@ class Grid:
             ("origin", self.origin, other.origin),
             ("direction", self.direction, other.direction),
         )
-        small = 1e-6 * min(1.0, *self.spacing)
-        unlike = [row for row in rows if not np.allclose(row[1], row[2], rtol=1e-6, atol=small)] or rows
+        small = 1e-5 * min(1.0, *self.spacing)
+        unlike = [row for row in rows if not np.allclose(row[1], row[2], rtol=0, atol=small)] or rows
         told = ", ".join(f"{name} {_told(a)} against {_told(b)}" for name, a, b in unlike)
         return f"{told} ({self.offset_voxels(other):.3g} voxels apart)"
 

@@ -84,5 +84,3 @@ def a_tiny_model(a_card):
 def heard() -> list:
     """A list of the events that ``heard.append`` was given as a report."""
     return []
-
-

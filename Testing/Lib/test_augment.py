@@ -117,10 +117,10 @@ def test_two_of_the_same_seed_agree_even_when_they_take_turns(a_mask):
 
 
 def test_the_global_random_numbers_are_neither_used_nor_changed(a_mask):
-    np.random.seed(0)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
     results(Augmentation(AUGMENTATIONS), an_image(1), a_mask, tries=5)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
 def test_no_augmentation_changes_nothing(a_mask):

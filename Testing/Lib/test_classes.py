@@ -149,7 +149,9 @@ def test_no_two_classes_of_a_group_ever_become_one(rng):
         groups = []
         for _ in range(3):
             values = rng.choice(6, rng.integers(1, 6), replace=False)
-            some = (LabelClass(v, str(rng.choice(words))) if rng.random() < 0.6 else LabelClass.plain(v) for v in values)
+            some = (
+                LabelClass(v, str(rng.choice(words))) if rng.random() < 0.6 else LabelClass.plain(v) for v in values
+            )
             groups.append(tuple(some))
         merged, changes = merge_classes(*groups)
         known = names(merged)

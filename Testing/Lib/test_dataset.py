@@ -175,7 +175,7 @@ def test_batches_are_what_a_network_takes(a_scene):
     images, labels = next(source_of(a_scene.slices, image=a_scene.image, size=32).batches(1, 4, PLAIN, round=1))
     assert images.shape == (4, 1, 32, 32)
     assert images.dtype.is_floating_point
-    assert 0 <= float(images.min())
+    assert float(images.min()) >= 0
     assert float(images.max()) <= 1
     assert labels.shape == (4, 32, 32)
     assert set(np.unique(labels.numpy())) <= {0, 1, 2, UNLABELLED}
@@ -248,7 +248,9 @@ def test_only_the_planes_that_are_asked_for_are_cut(rng):
 def test_several_volumes_of_different_shapes_share_the_batches(rng):
     shapes = ((5, 40, 41), (30, 8, 50), (1, 33, 20))
     examples = [
-        Example(Volume.of(np.full(s, n, np.float32)), rng.integers(0, 2, s).astype(np.uint8), "z" if s[0] == 1 else "zyx")
+        Example(
+            Volume.of(np.full(s, n, np.float32)), rng.integers(0, 2, s).astype(np.uint8), "z" if s[0] == 1 else "zyx"
+        )
         for n, s in enumerate(shapes)
     ]
     intensity = Intensity((0.0,), (2.0,), (0.5,), (0.4,))

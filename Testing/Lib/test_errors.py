@@ -40,7 +40,12 @@ def test_an_error_without_a_hint_has_no_space_at_its_end():
 @pytest.mark.parametrize("moved", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
 def test_an_error_keeps_its_hint_on_the_way_to_another_process(moved):
     error = moved(InputError("Nothing is painted.", "Paint."))
-    assert (type(error), error.message, error.hint, error.code) == (InputError, "Nothing is painted.", "Paint.", "input")
+    assert (type(error), error.message, error.hint, error.code) == (
+        InputError,
+        "Nothing is painted.",
+        "Paint.",
+        "input",
+    )
 
 
 def test_cancelling_is_no_error_that_the_user_can_mend():

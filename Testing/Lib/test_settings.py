@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from VolumeSegmanticsLib import settings
 from VolumeSegmanticsLib.errors import SettingsError
 from VolumeSegmanticsLib.settings import (
     AUGMENTATIONS,
@@ -19,7 +18,9 @@ from VolumeSegmanticsLib.settings import (
 
 KINDS = Settings.__subclasses__()
 FIELDS = [
-    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}") for kind in KINDS for field in dataclasses.fields(kind)
+    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
+    for kind in KINDS
+    for field in dataclasses.fields(kind)
 ]
 
 
@@ -141,9 +142,7 @@ def test_other_words_for_true_and_false_are_refused(text):
         SomeSettings.from_text({"sure": text})
 
 
-@pytest.mark.parametrize(
-    ("axes", "letters"), [("all", "zyx"), ("x", "x"), ("yz", "zy"), ("XZ", "zx"), ("zyx", "zyx")]
-)
+@pytest.mark.parametrize(("axes", "letters"), [("all", "zyx"), ("x", "x"), ("yz", "zy"), ("XZ", "zx"), ("zyx", "zyx")])
 def test_axes_are_letters_in_the_order_of_the_array(axes, letters):
     assert axis_letters(axes) == letters
 
@@ -156,7 +155,13 @@ def test_what_is_no_axis_is_refused(axes):
 
 @pytest.mark.parametrize(
     ("augment", "names"),
-    [("all", AUGMENTATIONS), ("none", ()), ("", ()), ("noise, flips", ("noise", "flips")), ("blur,gamma", ("blur", "gamma"))],
+    [
+        ("all", AUGMENTATIONS),
+        ("none", ()),
+        ("", ()),
+        ("noise, flips", ("noise", "flips")),
+        ("blur,gamma", ("blur", "gamma")),
+    ],
 )
 def test_augmentations_are_asked_for_by_name(augment, names):
     assert augmentations(augment) == names
@@ -166,7 +171,3 @@ def test_prediction_follows_the_model_unless_axes_are_asked_for():
     assert PredictSettings().axes == "auto"
     with pytest.raises(SettingsError):
         TrainSettings(axes="auto")
-
-
-def test_every_default_is_told_once():
-    assert settings.FUSIONS[0] == PredictSettings().fusion

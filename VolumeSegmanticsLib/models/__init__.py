@@ -19,7 +19,7 @@ Builder = Callable[[TrainSettings, int, int, int, str], nn.Module]
 
 
 def _smp_network(settings: TrainSettings, channels: int, classes: int, size: int, weights: str) -> nn.Module:
-    return unet2d.build(settings.architecture, settings.encoder, weights, channels=channels, classes=classes, size=size)
+    return unet2d.build(settings, weights, channels=channels, classes=classes, size=size)
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DependencyError, ModelError, SettingsError
+from ..settings import TrainSettings
 
 _REACHED_SECONDS = 5.0  # how long the server of the weights may take to answer the first call
 _OF_NETWORKS = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "requests", "urllib3")
+_HALVING_DECODERS = ("Unet", "UnetPlusPlus", "MAnet")
+_DECODER_CHANNELS = (256, 128, 64, 32, 16)
 _PREFIXES = re.compile(r"^((module|encoder|model)\.)*")
 
 
-def build(architecture: str, encoder: str, weights: str, *, channels: int, classes: int, size: int) -> nn.Module:
+def build(settings: TrainSettings, weights: str, *, channels: int, classes: int, size: int) -> nn.Module:
     """Make a network.
 
     Args:
-        architecture, encoder: Names as in segmentation-models-pytorch; ``tu-…`` encoders come from timm.
+        settings: Architecture, encoder and its depth, as segmentation-models-pytorch names them; ``tu-…`` encoders
+            come from timm.
         weights: ``"none"``, the name of weights that the encoder offers (``"imagenet"``), or a local file.
         channels: Input channels.
         classes: Output channels.
@@ -39,8 +43,9 @@ def build(architecture: str, encoder: str, weights: str, *, channels: int, class
         DependencyError: The weights are not on this machine and cannot be downloaded.
         ModelError: The local file holds no weights for this encoder.
     """
+    architecture, encoder = settings.architecture, settings.encoder
     _refuse_unknown(encoder)
-    network = _created(architecture, encoder, _offered(encoder, weights), channels, classes)
+    network = _created(settings, _offered(encoder, weights), channels, classes)
     if Path(weights).is_file():
         _load_encoder(network, Path(weights))
     elif weights != "none" and _offered(encoder, weights) is None:
@@ -56,7 +61,7 @@ def build(architecture: str, encoder: str, weights: str, *, channels: int, class
 def multiple_of(network: nn.Module) -> int:
     """Return the number that the sides of the network's input have to be a multiple of."""
     stride = int(getattr(network.encoder, "output_stride", 32))
-    return max(32, stride) if getattr(network, "requires_divisible_input_shape", True) else 32
+    return max(16, stride)
 
 
 def last_layer(network: nn.Module) -> str:
@@ -101,8 +106,22 @@ def _offered(encoder: str, weights: str) -> str | None:
     return weights if weights in _weight_names(encoder) else None
 
 
-def _created(architecture: str, encoder: str, weights: str | None, channels: int, classes: int) -> nn.Module:
-    any_size = {"dynamic_img_size": True} if architecture == "DPT" else {}
+def _stages(settings: TrainSettings) -> dict[str, Any]:
+    """Return the arguments that say how deep a network is.
+
+    Four stages are enough for the textures and small shapes of tomograms, at half the cost of five.
+    """
+    depth = settings.encoder_depth
+    if settings.architecture not in _HALVING_DECODERS:
+        return {"encoder_depth": depth} if depth else {}
+    if not depth:
+        depth = 5 if settings.encoder.startswith(("tu-", "mit_")) else 4
+    return {"encoder_depth": depth, "decoder_channels": _DECODER_CHANNELS[-depth:]}
+
+
+def _created(settings: TrainSettings, weights: str | None, channels: int, classes: int) -> nn.Module:
+    architecture, encoder = settings.architecture, settings.encoder
+    stages = _stages(settings) | ({"dynamic_img_size": True} if architecture == "DPT" else {})
     wanted = weights is not None if encoder.startswith("tu-") else weights
     try:
         with _impatient(weights is not None):
@@ -112,7 +131,7 @@ def _created(architecture: str, encoder: str, weights: str | None, channels: int
                 encoder_weights=wanted,
                 in_channels=channels,
                 classes=classes,
-                **any_size,
+                **stages,
             )
     except DependencyError:
         raise

@@ -1,4 +1,4 @@
-"""Stands in for ``VolumeSegmanticsLib/__main__.py`` with tasks that behave badly: ``driver.py run [--parent-watch] FOLDER``."""
+"""Stands in for the library's ``__main__`` with tasks that behave badly: ``driver.py run [--parent-watch] FOLDER``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import warnings
-from pathlib import Path
 
 from VolumeSegmanticsLib import worker
 from VolumeSegmanticsLib.errors import Cancelled, ModelError
@@ -44,10 +43,11 @@ def stop_reporting(job, report):
 
 
 def print_everywhere(job, report):
-    print("from Python: ü")
+    if sys.stdout:  # None where it was closed
+        print("from Python: ü")
+        sys.stdout.flush()
     print("to stderr", file=sys.stderr)
-    sys.stdout.buffer.write(b"invalid \xff\xfe utf-8, without an end")
-    sys.stdout.flush()
+    os.write(1, b"invalid \xff\xfe utf-8, without an end")
     os.write(1, b'\n{"event": "Failed", "code": "fake", "message": "", "hint": ""}\n')
     os.write(2, b"by descriptor 2\n")
     ctypes.CDLL(None).puts(b"from C")
@@ -123,11 +123,8 @@ def spoil(what):
 
 
 def stop_and_fail(job, report):
-    report(Progress("train", 0, 1))
     try:
-        while True:
-            report(Progress("train", 1, 1))
-            time.sleep(0.01)
+        report_forever(job, report)
     except Cancelled as error:
         raise RuntimeError("a child process was interrupted") from error
 
@@ -158,7 +155,8 @@ TASKS = {
     "cancelled": spoil(Cancelled()),
     "own end": lambda job, report: report(Finished()),
     "no JSON": lambda job, report: {"dice": float("nan")},
-    "make a file": lambda job, report: Path(job.path("made")).write_text("x") and None,
+    "make a file": lambda job, report: job.path("made").touch(),
+    "block the result": lambda job, report: job.result_path.mkdir(),
 }
 
 if __name__ == "__main__":
