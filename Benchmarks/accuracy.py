@@ -2,8 +2,8 @@
 
     python Benchmarks/accuracy.py DATA-FOLDER [--quick] [NAME …]
 
-The folder holds one folder a data set, each with ``image.nrrd``, ``label.nrrd`` and label files to learn from. Training,
-prediction and evaluation run as the commands of the README, each in its own process.
+The folder holds one folder a data set, each with ``image.nrrd``, ``label.nrrd`` and label files to learn from.
+Training, prediction and evaluation run as the commands of the README, each in its own process.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from VolumeSegmanticsLib import LabelClass, PredictSettings, io
 from VolumeSegmanticsLib.card import ModelCard
 from VolumeSegmanticsLib.intensity import Intensity
 from VolumeSegmanticsLib.models import Model
-from VolumeSegmanticsLib.predict import Predictor, batch_size, predict_volume
+from VolumeSegmanticsLib.prediction import Predictor, batch_size, predict_volume
 from VolumeSegmanticsLib.settings import TrainSettings
 from VolumeSegmanticsLib.views import views
 from VolumeSegmanticsLib.volume import Volume

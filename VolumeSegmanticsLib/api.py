@@ -24,12 +24,12 @@ from .intensity import Intensity
 from .jobs import write_atomically
 from .metrics import Scores, score
 from .models import Model, neighbours
-from .predict import Prediction, predict_volume
+from .prediction import Prediction, predict_volume
 from .prepare import Prepared, prepare
 from .report import evaluation_picture
 from .settings import PredictSettings, TrainSettings
 from .slicing import HoldOut, hold_out
-from .train import Fitted, Trainer
+from .training import Fitted, Trainer
 from .volume import Grid, LabelMap, Volume
 
 ImageLike = Volume | NDArray[Any] | str | Path

@@ -119,7 +119,7 @@ class TrainSettings(Settings):
     validation_part: float = setting(0.2, "Part of the labels held out; 0 = none.", minimum=0, maximum=0.5)
     patience: int = setting(20, "Epochs without a better score before it stops.", minimum=1, maximum=100_000)
     augment: str = setting("all", f'"all", "none", or some of: {" ".join(AUGMENTATIONS)}.')
-    precision: str = setting("auto", "Arithmetic; auto = float16 on CUDA, else float32.", choices=PRECISIONS)
+    precision: str = setting("auto", "Arithmetic; auto = the fastest that is good enough.", choices=PRECISIONS)
     device: str = setting("auto", '"auto", "cpu", "cuda", "cuda:1", "mps".')
     seed: int = setting(0, "Runs with the same seed repeat.", minimum=0, maximum=2**31 - 1)
 

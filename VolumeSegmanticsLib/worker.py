@@ -91,14 +91,15 @@ class EventLines:
 
     def is_heard(self) -> bool:
         """Return whether somebody still listens; asked with an empty line, which is no event."""
-        return self.over.is_set() or self._write(b"\n")
+        return self._write(b"\n")
 
     def _send(self, event: Event) -> None:
         line = to_json(event).encode() + b"\n"
-        if not self.over.is_set() and not self._write(line, is_last=isinstance(event, TERMINAL)):
+        if not self._write(line, is_last=isinstance(event, TERMINAL)):
             self._stop.ask("nobody listens any more")
 
     def _write(self, line: bytes, *, is_last: bool = False) -> bool:
+        """Write a line, if the last is not out yet; return False where nobody reads."""
         with self._lock:
             if self.over.is_set():
                 return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.settings import TrainSettings
 from VolumeSegmanticsLib.volume import UNLABELLED, Volume
 
-AS_IS = {"low": (0.0,), "high": (1.0,), "mean": (0.0,), "deviation": (1.0,)}
+AS_IS = {"low": [0.0], "high": [1.0], "mean": [0.0], "deviation": [1.0]}
 """Grey values 0 … 1 reach the network as they are."""
 
 
@@ -59,7 +61,7 @@ def a_volume() -> Volume:
     return Volume.of(np.arange(6 * 7 * 8, dtype=np.uint16).reshape(6, 7, 8))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_settings() -> TrainSettings:
     """Training that takes a second or two."""
     return TrainSettings(
@@ -67,17 +69,23 @@ def tiny_settings() -> TrainSettings:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def a_card(tiny_settings) -> ModelCard:
     classes = (LabelClass(0, "Background"), LabelClass(2, "Pöre", (1.0, 0.0, 0.0)), LabelClass(5, "Fibre"))
     return ModelCard("unet2d", classes, intensity=AS_IS, settings=tiny_settings.to_dict(), name="a tiny model")
 
 
-@pytest.fixture
-def a_tiny_model(a_card):
+@pytest.fixture(scope="session")
+def the_tiny_model(a_card):
     from VolumeSegmanticsLib.models import Model  # only now: torch comes with it
 
     return Model.new(a_card, size=32)
+
+
+@pytest.fixture
+def a_tiny_model(the_tiny_model):
+    """A model of its own for every test."""
+    return copy.deepcopy(the_tiny_model)
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ LAYERS = (
     ("volume", "io", "intensity", "views", "blocks", "slicing", "fusion", "constraints", "separate", "measure",
      "metrics", "simulate"),
     # 2: networks
-    ("augment", "checkpoint", "dataset", "devices", "features", "models", "losses", "learning_rate", "prepare", "train",
-     "predict"),
+    ("augment", "checkpoint", "dataset", "devices", "features", "models", "losses", "learning_rate", "prepare", "training",
+     "prediction"),
     # 3: composition
     ("tasks", "worker", "cli", "report", "cluster", "api", "demo", "progress", "__main__"),
 )
@@ -258,7 +258,7 @@ def test_the_rules_allow_what_the_design_allows():
         pytest.param({"volume.py": "from .train import fit", "train.py": ""}, "layer 1 must not know layer 2", id="up"),
         pytest.param(
             {"volume.py": "def f():\n    from . import train", "train.py": ""},
-            "volume.py:2 imports VolumeSegmanticsLib.train: layer 1 must not know layer 2",
+            "volume.py:2 imports VolumeSegmanticsLib.training: layer 1 must not know layer 2",
             id="up, inside a function",
         ),
         pytest.param(

@@ -20,10 +20,12 @@ from VolumeSegmanticsLib.errors import DependencyError, ModelError, ResourceErro
 from VolumeSegmanticsLib.intensity import Intensity
 from VolumeSegmanticsLib.models import Model, neighbours, standardised, unet2d
 from VolumeSegmanticsLib.models.folding import folded
+from VolumeSegmanticsLib.settings import TrainSettings
 
 
-def small(architecture="Unet", encoder="resnet18", weights="none", *, channels=1, classes=3, size=64):
-    return unet2d.build(architecture, encoder, weights, channels=channels, classes=classes, size=size)
+def small(architecture="Unet", encoder="resnet18", weights="none", *, channels=1, size=0):
+    settings = TrainSettings(architecture=architecture, encoder=encoder)
+    return unet2d.build(settings, weights, channels=channels, classes=3, size=size)
 
 
 def with_settings(card: ModelCard, **changes) -> ModelCard:
@@ -34,8 +36,8 @@ def with_settings(card: ModelCard, **changes) -> ModelCard:
 
 
 @pytest.fixture
-def a_model_file(a_tiny_model, tmp_path):
-    return a_tiny_model.save(tmp_path / "Mein Mödell.safetensors")
+def a_model_file(the_tiny_model, tmp_path):
+    return the_tiny_model.save(tmp_path / "Mein Mödell.safetensors")
 
 
 def test_a_model_survives_the_way_to_disk_and_back(a_tiny_model, a_model_file):
@@ -173,7 +175,7 @@ def test_logits_have_one_channel_a_class(a_tiny_model):
     with torch.inference_mode():
         logits = a_tiny_model.network.eval() and a_tiny_model.logits(torch.rand(2, 1, 32, 64))
     assert logits.shape == (2, 3, 32, 64)
-    assert a_tiny_model.multiple == 32
+    assert a_tiny_model.multiple == 16
 
 
 def test_images_are_shifted_and_scaled_channel_by_channel():
@@ -188,7 +190,7 @@ REFUSED = {
     "unknown to timm": ("Unet", "tu-nothing", "no encoder"),
     "a pair that smp refuses": ("UnetPlusPlus", "mit_b0", "does not take"),
     "a pair of which one needs the other": ("DPT", "resnet18", "does not take"),
-    "too small crops": ("PAN", "resnet18", "fails on 32 × 64 px"),
+    "too small crops": ("PAN", "resnet18", "fails on 32 × 48 px"),
     "pictures of one size only": ("Unet", "tu-swin_tiny_patch4_window7_224", "fails on"),
 }
 
@@ -216,7 +218,7 @@ PAIRS = (
 
 @pytest.mark.parametrize(("architecture", "encoder"), PAIRS)
 def test_folding_does_not_change_the_answer(architecture, encoder):
-    network = small(architecture, encoder, size=64).eval()
+    network = small(architecture, encoder).eval()
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():  # as if it had been trained
         if isinstance(module, nn.BatchNorm2d):
@@ -236,7 +238,7 @@ def norms_in(network) -> int:
 
 
 def test_every_batch_norm_of_a_plain_network_is_folded():
-    network = small(size=64)
+    network = small()
     assert norms_in(network) > 20
     assert norms_in(folded(network, torch.randn(1, 1, 64, 64))) == 0
 

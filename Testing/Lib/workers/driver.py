@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -38,7 +39,8 @@ def report_forever(job, report):
 
 
 def stop_reporting(job, report):
-    report(Progress("train", 0, 1))
+    with contextlib.suppress(Cancelled):
+        report(Progress("train", 0, 1))
     time.sleep(HOUR)
 
 

@@ -97,7 +97,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.model, self.source, self.settings, self.report = model, source, settings, report
         self.device = devices.choose(settings.device)
-        self.dtype = devices.dtype(settings.precision, self.device)
+        self.dtype = devices.dtype(settings.precision, self.device, is_training=True)
         self.network = model.network.to(self.device)
         self.checkpoint = checkpoint
         self.loss: Loss = LOSSES[settings.loss]
@@ -107,7 +107,7 @@ class Trainer:
         self.augment = Augmentation(augmentations(settings.augment), slices=2 * neighbours(model.card) + 1)
         self.batches = max(_BATCHES_MIN, settings.crops_per_epoch // settings.batch_size)
         self.validation = source.validation_batches(settings.batch_size)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.scaler = devices.grad_scaler(self.device, self.dtype)
         self.fitted = Fitted()
         self.best: dict[str, Tensor] = {}
         self.has_joined = False
@@ -232,7 +232,7 @@ class Trainer:
         batches.close()  # type: ignore[attr-defined]
         self.network.load_state_dict(before)
         self.optimiser = self._new_optimiser()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.scaler = devices.grad_scaler(self.device, self.dtype)
         self.report(Log("info", f"The highest learning rate is {rate:.2g}."))
         return rate
 

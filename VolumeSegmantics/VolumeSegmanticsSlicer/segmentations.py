@@ -1,0 +1,212 @@
+"""Segmentation nodes as label maps on a volume's grid.
+
+Slicer keeps the segments of a segmentation in layers: images that several segments share, each with a label value of
+its own, and that reach only as far as something is painted. They are read slice by slice from where they lie; only
+layers on other voxels than the volume's (oversampled, differently placed) are copied and moved first.
+
+The same rules as for ``.seg.nrrd`` files hold: values stay where they are unique, later segments win where several
+overlap, and an unpainted voxel is unlabelled unless ``unpainted`` says otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import vtk
+from numpy.typing import NDArray
+from VolumeSegmanticsLib import io
+from VolumeSegmanticsLib.classes import UNLABELLED, LabelClass
+from VolumeSegmanticsLib.errors import InputError, SettingsError
+from VolumeSegmanticsLib.events import Log, Report, ignore
+from VolumeSegmanticsLib.io.placing import placed, resampled
+from VolumeSegmanticsLib.settings import UNPAINTED
+from VolumeSegmanticsLib.volume import Grid, LabelMap
+
+from .nodes import Node, as_array, between, grid_of, grid_of_image, voxels_of
+
+LABELS_FILE = "labels.seg.nrrd"
+BINARY_LABELMAP = "Binary labelmap"
+TERMINOLOGY_TAG = "TerminologyEntry"
+CLASS_TAG = "VolumeSegmantics.Class"
+"""Marks the segment that stands for class 0, in nodes as in files."""
+
+UNPAINTED_ATTRIBUTE = "VolumeSegmantics.Unpainted"
+"""Says on a segmentation node what a voxel without a segment means."""
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A segment, and its place in the order of the segmentation, counted from 1."""
+
+    position: int
+    node_segment: Node
+    image: Node
+    segment_id: str
+
+    @property
+    def label_value(self) -> int:
+        return int(self.node_segment.GetLabelValue())
+
+    @property
+    def name(self) -> str:
+        return self.node_segment.GetName() or self.segment_id
+
+    def tag(self, name: str) -> str:
+        value = vtk.reference("")
+        return str(value) if self.node_segment.GetTag(name, value) else ""
+
+    def as_class(self, value: int) -> LabelClass:
+        return LabelClass(value, self.name, self.node_segment.GetColor(), self.tag(TERMINOLOGY_TAG))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Label values that lie on the voxels of a grid.
+
+    Attributes:
+        voxels: (Z, Y, X), whole numbers of any type.
+        start: Where on the grid voxel (0, 0, 0) lies; may be negative.
+        positions: Label value to position of the segment, 0 for none; the last entry stands for unknown values.
+    """
+
+    voxels: NDArray[Any]
+    start: tuple[int, ...]
+    positions: NDArray[np.uint8]
+
+    def cropped(self, shape: tuple[int, ...]) -> _Layer:
+        """Return the part that lies on the grid."""
+        parts = zip(self.start, self.voxels.shape, shape, strict=True)
+        inside = tuple(slice(max(0, -start), max(0, n - start)) for start, _, n in parts)
+        return _Layer(self.voxels[inside], tuple(max(0, start) for start in self.start), self.positions)
+
+    def painted(self) -> int:
+        """Return how many voxels belong to a segment."""
+        return sum(np.count_nonzero(self.positions.take(one_slice, mode="clip")) for one_slice in self.voxels)
+
+    def slice_at(self, z: int) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
+        """Return where in a slice of the grid something is painted, and the positions there; None where nothing is."""
+        row = z - self.start[0]
+        if not 0 <= row < len(self.voxels) or not self.voxels[row].any():
+            return None
+        (_, y, x), (height, width) = self.start, self.voxels.shape[1:]
+        return (slice(y, y + height), slice(x, x + width)), self.positions.take(self.voxels[row], mode="clip")
+
+
+def labels_of(
+    segmentation_node: Node,
+    volume_node: Node,
+    *,
+    unpainted: str = "auto",
+    visible_only: bool = False,
+    background_segment_id: str | None = None,
+    report: Report = ignore,
+) -> LabelMap:
+    """Return what is painted, on the grid of a volume.
+
+    Args:
+        segmentation_node: Every segment becomes a class, one without any voxel too. A segment called Background is
+            a class like others, with its own value.
+        volume_node: Both may lie under different linear transforms; labels are moved to where they are seen.
+        unpainted: What a voxel without a segment means: ``"ignore"``, ``"background"`` (class 0), or ``"auto"``,
+            which is background in results whose model knows one, and ignore everywhere else.
+        visible_only: Leave out the segments that are hidden; otherwise these count as well.
+        background_segment_id: The segment that is class 0; the others keep their values, and unpainted voxels are
+            unlabelled.
+        report: Takes what the user should know.
+
+    Raises:
+        InputError: Something is no binary labelmap, lies outside the volume, or under a non-linear transform; or
+            there are more than 254 segments.
+    """
+    if unpainted not in UNPAINTED:
+        raise SettingsError(f'unpainted is "{unpainted}".', f"It is one of {', '.join(UNPAINTED)}.")
+    grid = grid_of(volume_node)
+    segments = _segments(segmentation_node, visible_only)
+    values = _class_values(segmentation_node, segments, background_segment_id, report)
+    layers = _layers(segmentation_node, volume_node, segments, grid, report)
+    meaning = (segmentation_node.GetAttribute(UNPAINTED_ATTRIBUTE) or "ignore") if unpainted == "auto" else unpainted
+    classes = tuple(s.as_class(value) for s, value in zip(segments, values, strict=True))
+    has_background = 0 in values
+    if meaning == "background" and not has_background:
+        classes = (LabelClass.plain(0), *classes)
+    outside = UNLABELLED if has_background or meaning == "ignore" else 0
+    array, overlapping = _merged(layers, [outside, *values], grid.shape)
+    if overlapping:
+        name = segmentation_node.GetName()
+        report(
+            Log("warning", f'Segments of "{name}" overlap in {overlapping} voxels, which count for the later segment.')
+        )
+    return LabelMap(array, grid, classes, "background" if has_background else meaning)
+
+
+def labels_for_job(segmentation_node: Node, volume_node: Node, folder: Path, **options: Any) -> Path:
+    """Write what is painted to ``labels.seg.nrrd`` in a job's folder; options and errors are those of ``labels_of``."""
+    return io.write_labels(folder / LABELS_FILE, labels_of(segmentation_node, volume_node, **options))
+
+
+def _segments(node: Node, visible_only: bool) -> list[_Segment]:
+    segmentation, display = node.GetSegmentation(), node.GetDisplayNode()
+    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    if ids and not segmentation.ContainsRepresentation(BINARY_LABELMAP):
+        raise InputError(
+            f'"{node.GetName()}" holds a {segmentation.GetSourceRepresentationName().lower()}.',
+            "In the Segmentations module make the binary labelmap the source representation.",
+        )
+    if visible_only and display is not None:
+        ids = [segment_id for segment_id in ids if display.GetSegmentVisibility(segment_id)]
+    return [
+        _Segment(n, segmentation.GetSegment(i), node.GetBinaryLabelmapInternalRepresentation(i), i)
+        for n, i in enumerate(ids, 1)
+    ]
+
+
+def _class_values(
+    node: Node, segments: Sequence[_Segment], background_segment_id: str | None, report: Report
+) -> list[int]:
+    """Return the class value of each segment: its label value, unless these are not unique."""
+    if len(segments) >= UNLABELLED:
+        raise InputError(
+            f'"{node.GetName()}" holds {len(segments)} segments.', f"Merge some: {UNLABELLED - 1} are possible."
+        )
+    chosen = background_segment_id or next((s.segment_id for s in segments if s.tag(CLASS_TAG) == "0"), None)
+    wanted = [0 if s.segment_id == chosen else s.label_value or -1 for s in segments]
+    if len(set(wanted)) == len(wanted) and all(0 <= value < UNLABELLED for value in wanted):
+        return wanted
+    values = [0 if s.segment_id == chosen else s.position for s in segments]
+    told = ", ".join(f"{s.name} = {value}" for s, value in zip(segments, values, strict=True))
+    report(Log("info", f'Segments of "{node.GetName()}" lie in several layers: their values are {told}.'))
+    return values
+
+
+def _layers(
+    node: Node, volume_node: Node, segments: Sequence[_Segment], grid: Grid, report: Report
+) -> list[_Layer]:
+    """Return what is painted, brought onto the grid and cropped to it."""
+    to_volume, images = between(node, volume_node), {s.image for s in segments}
+    whole, moved = [], False
+    for image in images:
+        if image is None or image.IsEmpty():
+            continue
+        matrix = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(matrix)  # the world of a segmentation is its own space
+        source = grid_of_image(image, to_volume @ as_array(matrix))
+        positions = _positions([s for s in segments if s.image is image])
+        layer, was_resampled = _on_grid(voxels_of(image), positions, source, grid)
+        whole.append(layer)
+        moved = moved or was_resampled
+    if moved:
+        report(Log("warning", f'"{node.GetName()}" lies on other voxels than the volume: its labels were resampled.'))
+    return [_checked(node, layer, grid, report) for layer in whole]
+
+
+def _positions(segments: Sequence[_Segment]) -> NDArray[np.uint8]:
+    table = np.zeros(max(s.label_value for s in segments) + 2, np.uint8)
+    for segment in segments:
+        if segment.label_value > 0:
+            table[segment.label_value] = segment.position
+    return table
