@@ -16,6 +16,7 @@ import slicer
 import vtk
 from numpy.typing import NDArray
 from vtk.util.numpy_support import vtk_to_numpy
+
 from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError
 from VolumeSegmanticsLib.io import nrrd

@@ -1,16 +1,11 @@
 """Segmentation nodes as label maps on a volume's grid.
 
-Slicer keeps the segments of a segmentation in layers: images that several segments share, each with a label value of
-its own, and that reach only as far as something is painted. They are read slice by slice from where they lie; only
-layers on other voxels than the volume's (oversampled, differently placed) are copied and moved first.
-
-The same rules as for ``.seg.nrrd`` files hold: values stay where they are unique, later segments win where several
-overlap, and an unpainted voxel is unlabelled unless ``unpainted`` says otherwise.
+The rules are those of ``.seg.nrrd`` files: values stay where they are unique, later segments win where several overlap,
+and an unpainted voxel is unlabelled unless ``unpainted`` says otherwise.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +14,15 @@ from typing import Any
 import numpy as np
 import vtk
 from numpy.typing import NDArray
+
 from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.classes import UNLABELLED, LabelClass
 from VolumeSegmanticsLib.errors import InputError, SettingsError
 from VolumeSegmanticsLib.events import Log, Report, ignore
-from VolumeSegmanticsLib.io.placing import placed, resampled
 from VolumeSegmanticsLib.settings import UNPAINTED
 from VolumeSegmanticsLib.volume import Grid, LabelMap
 
+from .layers import Layer, merged
 from .nodes import Node, as_array, between, grid_of, grid_of_image, voxels_of
 
 LABELS_FILE = "labels.seg.nrrd"
@@ -62,39 +58,6 @@ class _Segment:
 
     def as_class(self, value: int) -> LabelClass:
         return LabelClass(value, self.name, self.node_segment.GetColor(), self.tag(TERMINOLOGY_TAG))
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """Label values that lie on the voxels of a grid.
-
-    Attributes:
-        voxels: (Z, Y, X), whole numbers of any type.
-        start: Where on the grid voxel (0, 0, 0) lies; may be negative.
-        positions: Label value to position of the segment, 0 for none; the last entry stands for unknown values.
-    """
-
-    voxels: NDArray[Any]
-    start: tuple[int, ...]
-    positions: NDArray[np.uint8]
-
-    def cropped(self, shape: tuple[int, ...]) -> _Layer:
-        """Return the part that lies on the grid."""
-        parts = zip(self.start, self.voxels.shape, shape, strict=True)
-        inside = tuple(slice(max(0, -start), max(0, n - start)) for start, _, n in parts)
-        return _Layer(self.voxels[inside], tuple(max(0, start) for start in self.start), self.positions)
-
-    def painted(self) -> int:
-        """Return how many voxels belong to a segment."""
-        return sum(np.count_nonzero(self.positions.take(one_slice, mode="clip")) for one_slice in self.voxels)
-
-    def slice_at(self, z: int) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
-        """Return where in a slice of the grid something is painted, and the positions there; None where nothing is."""
-        row = z - self.start[0]
-        if not 0 <= row < len(self.voxels) or not self.voxels[row].any():
-            return None
-        (_, y, x), (height, width) = self.start, self.voxels.shape[1:]
-        return (slice(y, y + height), slice(x, x + width)), self.positions.take(self.voxels[row], mode="clip")
 
 
 def labels_of(
@@ -135,7 +98,7 @@ def labels_of(
     if meaning == "background" and not has_background:
         classes = (LabelClass.plain(0), *classes)
     outside = UNLABELLED if has_background or meaning == "ignore" else 0
-    array, overlapping = _merged(layers, [outside, *values], grid.shape)
+    array, overlapping = merged(layers, [outside, *values], grid.shape)
     if overlapping:
         name = segmentation_node.GetName()
         report(
@@ -183,30 +146,38 @@ def _class_values(
     return values
 
 
-def _layers(
-    node: Node, volume_node: Node, segments: Sequence[_Segment], grid: Grid, report: Report
-) -> list[_Layer]:
-    """Return what is painted, brought onto the grid and cropped to it."""
-    to_volume, images = between(node, volume_node), {s.image for s in segments}
-    whole, moved = [], False
-    for image in images:
+def _layers(node: Node, volume_node: Node, segments: Sequence[_Segment], grid: Grid, report: Report) -> list[Layer]:
+    """Return what is painted, brought onto the grid."""
+    to_volume, layers = between(node, volume_node), []
+    for image in dict.fromkeys(s.image for s in segments):
         if image is None or image.IsEmpty():
             continue
         matrix = vtk.vtkMatrix4x4()
-        image.GetImageToWorldMatrix(matrix)  # the world of a segmentation is its own space
+        image.GetImageToWorldMatrix(matrix)  # what it calls the world is the segmentation's own space
         source = grid_of_image(image, to_volume @ as_array(matrix))
         positions = _positions([s for s in segments if s.image is image])
-        layer, was_resampled = _on_grid(voxels_of(image), positions, source, grid)
-        whole.append(layer)
-        moved = moved or was_resampled
-    if moved:
+        layers.append(Layer.of(voxels_of(image), positions, source, grid))
+    if any(layer.resampled for layer in layers):
         report(Log("warning", f'"{node.GetName()}" lies on other voxels than the volume: its labels were resampled.'))
-    return [_checked(node, layer, grid, report) for layer in whole]
+    _check_nothing_lost(node, volume_node, layers, report)
+    return layers
 
 
 def _positions(segments: Sequence[_Segment]) -> NDArray[np.uint8]:
-    table = np.zeros(max(s.label_value for s in segments) + 2, np.uint8)
+    """Return a table: label value in a layer to the position of its segment."""
+    table = np.zeros(max(0, *(s.label_value for s in segments)) + 2, np.uint8)
     for segment in segments:
         if segment.label_value > 0:
             table[segment.label_value] = segment.position
     return table
+
+
+def _check_nothing_lost(node: Node, volume_node: Node, layers: Sequence[Layer], report: Report) -> None:
+    lost = sum(layer.lost for layer in layers)
+    if lost and not any(layer.painted() for layer in layers):
+        raise InputError(
+            f'The labels of "{node.GetName()}" lie outside the volume "{volume_node.GetName()}".',
+            "Were they made for another volume? Check the transforms of both.",
+        )
+    if lost:
+        report(Log("warning", f'{lost} labelled voxels of "{node.GetName()}" lie outside the volume.'))

@@ -1,0 +1,125 @@
+"""The layers of a segmentation on a volume's grid, as arrays.
+
+Slicer keeps segments in images that several of them share, each with a label value of its own, and that reach only as
+far as something is painted. They are read slice by slice from where they lie; only those on other voxels than the
+volume's (oversampled, differently placed) are copied and moved first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from VolumeSegmanticsLib.io.placing import placed, resampled
+from VolumeSegmanticsLib.volume import Grid
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Label values that lie on voxels of the volume's grid, and not beyond.
+
+    Attributes:
+        voxels: (Z, Y, X), whole numbers of any type.
+        positions: Label value to position of the segment, 0 for none; the last entry stands for unknown values.
+        start: Where on the grid voxel (0, 0, 0) lies.
+        lost: How many painted voxels lay beyond the grid.
+        resampled: Whether they were painted on other voxels than these.
+    """
+
+    voxels: NDArray[Any]
+    positions: NDArray[np.uint8]
+    start: tuple[int, ...] = (0, 0, 0)
+    lost: int = 0
+    resampled: bool = False
+
+    @classmethod
+    def of(cls, voxels: NDArray[Any], positions: NDArray[np.uint8], source: Grid, grid: Grid) -> Layer:
+        """Bring label values from where they lie onto a grid; only a shift by whole voxels goes without a copy."""
+        start = _shift(source, grid)
+        if start is not None:
+            return cls(voxels, positions, start)._cropped(grid.shape)
+        painted = np.stack([positions.take(one_slice, mode="clip") for one_slice in voxels])
+        turned = placed(painted, source, grid, 0)
+        if turned is not None:
+            return cls(turned, _AS_THEY_ARE, lost=np.count_nonzero(painted) - np.count_nonzero(turned))
+        start, shape = _box(source, grid)
+        moved = np.zeros(shape, np.uint8)
+        if moved.size:
+            moved = resampled(painted, source, _part(grid, start, shape), 0)
+        lost = 0 if moved.any() else np.count_nonzero(painted)  # how much of it is lost, two samplings cannot tell
+        return cls(moved, _AS_THEY_ARE, start, lost, resampled=True)
+
+    def _cropped(self, shape: tuple[int, ...]) -> Layer:
+        inside = tuple(slice(max(0, -start), max(0, n - start)) for start, n in zip(self.start, shape, strict=True))
+        part = replace(self, voxels=self.voxels[inside], start=tuple(max(0, start) for start in self.start))
+        is_whole = part.voxels.shape == self.voxels.shape
+        return part if is_whole else replace(part, lost=self.painted() - part.painted())
+
+    def painted(self) -> int:
+        """Return how many voxels belong to a segment."""
+        return sum(np.count_nonzero(self.positions.take(one_slice, mode="clip")) for one_slice in self.voxels)
+
+    def slice_at(self, z: int) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
+        """Return where in a slice of the grid the layer lies, and the positions there; None without any."""
+        row = z - self.start[0]
+        if not 0 <= row < len(self.voxels) or not self.voxels[row].any():
+            return None
+        (_, y, x), (height, width) = self.start, self.voxels.shape[1:]
+        return (slice(y, y + height), slice(x, x + width)), self.positions.take(self.voxels[row], mode="clip")
+
+
+_AS_THEY_ARE = np.arange(256, dtype=np.uint8)
+
+
+def _shift(source: Grid, grid: Grid) -> tuple[int, ...] | None:
+    """Return the voxel of a grid at which another begins; None where the two differ in more than that."""
+    start = tuple(np.rint(np.linalg.solve(grid.affine, source.affine)[:3, 3]).astype(int).tolist())
+    return start if _part(grid, start, source.shape) == source else None
+
+
+def _part(grid: Grid, start: Sequence[int], shape: tuple[int, ...]) -> Grid:
+    """Return the grid of a box of voxels, which may reach beyond its grid."""
+    affine = grid.affine
+    affine[:3, 3] += affine[:3, :3] @ start
+    return Grid.from_affine(shape, affine)
+
+
+def _box(source: Grid, grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return start and shape of the box of a grid's voxels that another grid reaches; it may be empty."""
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((-0.5, n - 0.5) for n in source.shape))])
+    places = (np.linalg.solve(grid.affine, source.affine) @ corners.T)[:3]
+    low = np.clip(np.floor(places.min(axis=1)), 0, grid.shape).astype(int)
+    high = np.clip(np.ceil(places.max(axis=1)) + 1, low, grid.shape).astype(int)
+    return tuple(low.tolist()), tuple((high - low).tolist())
+
+
+def merged(
+    layers: Sequence[Layer], values: Sequence[int], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], int]:
+    """Return the class value of each voxel, and how many voxels belong to several segments.
+
+    Args:
+        layers: On the grid; the segment of the highest position wins.
+        values: The class value of voxels without a segment, then those of the segments by position.
+        shape: Of the grid.
+    """
+    class_values = np.array(values, np.uint8)
+    answer, overlapping = np.full(shape, class_values[0], np.uint8), 0
+    winners = np.empty(shape[1:], np.uint8)
+    for z, answer_slice in enumerate(answer):
+        painted = [found for layer in layers if (found := layer.slice_at(z)) is not None]
+        if not painted:
+            continue
+        winners[:] = 0
+        for window, positions in painted:
+            there = winners[window]
+            if len(painted) > 1:
+                overlapping += np.count_nonzero(there[positions > 0])
+            np.maximum(there, positions, out=there)
+        np.take(class_values, winners, out=answer_slice, mode="clip")
+    return answer, overlapping
