@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from . import io
@@ -81,12 +82,15 @@ def train(
         VolumeSegmanticsError: With a message and a hint, for everything that the user can mend.
     """
     settings = replace(settings or TrainSettings(), **_known(TrainSettings, changes))
-    report(Progress("read", 0, 1))
-    volumes = [_as_volume(image) for image in _as_list(images)]
-    maps = _read_all_labels(_as_list(labels), volumes, settings, report)
+    if output is not None:
+        io.check_writable(output)
     parent = _as_model(start_from) if start_from is not None else None
     if parent is not None:
         settings = _structure_of(parent, settings, report)
+    report(Progress("read", 0, 1))
+    is_grey = settings.channels == "grey" or (parent is not None and parent.card.channels == 1)
+    volumes = [_as_volume(image, is_grey=is_grey) for image in _as_list(images)]
+    maps = _read_all_labels(_as_list(labels), volumes, settings, report)
     prepared = prepare(volumes, maps, axes=settings.axes, known=parent.card.classes if parent else (), report=report)
     held_out = hold_out(prepared.label_maps, [c.value for c in prepared.classes], settings.validation_part)
     model, source = _begin(prepared, held_out, settings, parent)
@@ -134,7 +138,7 @@ def predict(
         if isinstance(path, str | Path):
             io.check_output(path)
     loaded = _as_model(model)
-    volume = _as_volume(image, channels=loaded.card.channels)
+    volume = _as_volume(image, is_grey=loaded.card.channels == 1)
     prediction = predict_volume(volume, loaded, settings, confidence=bool(confidence), report=report)
     report(Progress("write", 0, 1))
     if output is not None:
@@ -195,11 +199,12 @@ def _known(kind: type[Any], changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _as_volume(image: ImageLike, *, channels: int | None = None) -> Volume:
+def _as_volume(image: ImageLike, *, is_grey: bool) -> Volume:
     if isinstance(image, str | Path):
         volume = io.read_volume(image)
-        return io.read_volume(image, channels="grey") if channels == 1 < volume.channels else volume
-    return image if isinstance(image, Volume) else Volume.of(image)
+    else:
+        volume = image if isinstance(image, Volume) else Volume.of(image)
+    return io.grey(volume) if is_grey and volume.channels > 1 else volume
 
 
 def _as_label_map(labels: LabelsLike, unpainted: str, grid: Grid | None, report: Report) -> LabelMap:
@@ -264,6 +269,7 @@ def _begin(
             "Choose another model, or read the image as grey values.",
         )
     size = crop_size(prepared.examples, settings.crop_size, 32)
+    torch.manual_seed(settings.seed)
     model = Model.new(card, size=size, weights="none" if parent else settings.weights)
     if parent is not None:
         model.take_over(parent)
@@ -277,7 +283,6 @@ def _checkpoint(
     if output is None:
         return None
     path = Path(output)
-    io.check_writable(path)
     free = ("epochs", "max_minutes", "device")  # these may change when an interrupted run is taken up again
     digest = hashlib.sha256(json.dumps({k: v for k, v in settings.to_dict().items() if k not in free}).encode())
     digest.update(parent.card.to_json().encode() if parent else b"")

@@ -24,6 +24,7 @@ AUGMENTATIONS = ("flips", "quarter_turns", "elastic", "scale", "brightness", "co
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 QUALITIES = ("low", "medium", "high")
 FUSIONS = ("max", "mean", "vote")
+CHANNELS = ("keep", "grey")
 UNPAINTED = ("auto", "ignore", "background")
 AXIS_LETTERS = "zyx"
 
@@ -103,6 +104,7 @@ class TrainSettings(Settings):
     encoder_depth: int = setting(0, "Stages of the encoder; 0 = what suits the architecture.", minimum=0, maximum=5)
     weights: str = setting("imagenet", '"imagenet", "none", another name that the encoder offers, or a local file.')
     neighbours: int = setting(1, "unet25d: slices seen on each side.", minimum=1, maximum=15, unit="slices")
+    channels: str = setting("keep", "Colour images: keep their channels, or take them as grey.", choices=CHANNELS)
     axes: str = setting("all", 'Planes that are learned: "all", or letters such as "z" or "zy".')
     unpainted: str = setting("auto", "What the value 0 in label files means.", choices=UNPAINTED)
     epochs: int = setting(40, "Rounds of training at most.", minimum=1, maximum=100_000)
@@ -127,6 +129,8 @@ class TrainSettings(Settings):
         super().__post_init__()
         axis_letters(self.axes)
         augmentations(self.augment)
+        if self.model == "unet2d" and "neighbours" in self.changed():
+            raise SettingsError("unet2d sees no neighbouring slices.", "Leave neighbours out, or use unet25d.")
 
 
 @dataclass(frozen=True, repr=False)

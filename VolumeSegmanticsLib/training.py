@@ -94,7 +94,6 @@ class Trainer:
         report: Report = ignore,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        torch.manual_seed(settings.seed)
         self.model, self.source, self.settings, self.report = model, source, settings, report
         self.device = devices.choose(settings.device)
         self.dtype = devices.dtype(settings.precision, self.device, is_training=True)
@@ -138,6 +137,7 @@ class Trainer:
 
     def _epoch(self, epoch: int, step: int, clock: Clock) -> tuple[float, int]:
         """Train one round, or what is left of the time; return its mean loss and the number of steps so far."""
+        torch.manual_seed(self.settings.seed + epoch)  # for encoders with dropout; a resumed epoch repeats
         self.network.train()
         total = torch.zeros((), device=self.device)
         done = 0

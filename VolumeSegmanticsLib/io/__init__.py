@@ -28,6 +28,7 @@ __all__ = [
     "check_output",
     "check_writable",
     "describe",
+    "grey",
     "read_labels",
     "read_volume",
     "write_labels",
@@ -78,7 +79,7 @@ def read_volume(path: AnyPath, *, channels: str = "keep") -> Volume:
     family = _family(path)
     with _reading(path, family):
         volume = family.read(path)
-        return _grey(volume) if channels == "grey" and volume.channels > 1 else volume
+        return grey(volume) if channels == "grey" and volume.channels > 1 else volume
 
 
 def read_labels(
@@ -273,14 +274,15 @@ def _missing(error: ImportError) -> DependencyError:
     return DependencyError(f"The package {package} is missing.", f"Install it: pip install {package}")
 
 
-def _grey(volume: Volume) -> Volume:
+def grey(volume: Volume) -> Volume:
+    """Return the luminance of a colour volume, or the mean of other channels; rounded for integers."""
     weights = _LUMINANCE if volume.channels == 3 else np.full(volume.channels, 1 / volume.channels)
     dtype = volume.array.dtype
-    grey = np.empty(volume.grid.shape, dtype)
-    for target, source in zip(grey, volume.array, strict=True):
+    lightness = np.empty(volume.grid.shape, dtype)
+    for target, source in zip(lightness, volume.array, strict=True):
         values = source @ weights
         target[:] = np.rint(values) if dtype.kind in "ui" else values
-    return Volume(grey, volume.grid)
+    return Volume(lightness, volume.grid)
 
 
 def _painted(path: Path, volume: Volume) -> Painted:

@@ -85,7 +85,7 @@ class Model:
     def take_over(self, parent: Model) -> None:
         """Start with the weights of another model of the same structure; classes are matched by name.
 
-        A class that the other model does not have starts undecided: its output is below that of every other class.
+        A class that the other model does not have starts below the mean of the others, so it is never the answer yet.
         """
         tensors = parent.network.state_dict()
         own = self.network.state_dict()
@@ -113,13 +113,8 @@ class Model:
 
 def _rows_matched(theirs: Tensor, own: Tensor, rows: list[int | None]) -> Tensor:
     """Return a tensor of the last layer, its rows brought to the order of the classes."""
-    matched = torch.zeros_like(own)
-    for n, row in enumerate(rows):
-        if row is not None:
-            matched[n] = theirs[row]
-        elif own.ndim == 1:
-            matched[n] = theirs.min() - 2
-    return matched
+    undecided = theirs.mean(dim=0) - (2 if own.ndim == 1 else 0)
+    return torch.stack([undecided if row is None else theirs[row] for row in rows])
 
 
 def neighbours(card: ModelCard) -> int:

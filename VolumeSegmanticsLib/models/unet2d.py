@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import pickle
 import re
 import socket
 import urllib.request
@@ -61,7 +62,7 @@ def build(settings: TrainSettings, weights: str, *, channels: int, classes: int,
 def multiple_of(network: nn.Module) -> int:
     """Return the number that the sides of the network's input have to be a multiple of."""
     stride = int(getattr(network.encoder, "output_stride", 32))
-    return max(16, stride)
+    return max(16 if type(network).__name__ in _HALVING_DECODERS else 32, stride)
 
 
 def last_layer(network: nn.Module) -> str:
@@ -122,7 +123,7 @@ def _stages(settings: TrainSettings) -> dict[str, Any]:
 def _created(settings: TrainSettings, weights: str | None, channels: int, classes: int) -> nn.Module:
     architecture, encoder = settings.architecture, settings.encoder
     stages = _stages(settings) | ({"dynamic_img_size": True} if architecture == "DPT" else {})
-    wanted = weights is not None if encoder.startswith("tu-") else weights
+    wanted = True if weights and encoder.startswith("tu-") else weights
     try:
         with _impatient(weights is not None):
             return _smp().create_model(
@@ -246,6 +247,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return {n: t for n, t in loaded.get("state_dict", loaded).items() if isinstance(t, Tensor)}
     except ModelError:
         raise
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f'"{path.name}" is damaged, or holds more than weights; it was not opened, since that could run programs.',
+            "Give a .safetensors file, or a .pth file that holds a state dictionary.",
+        ) from None
     except Exception as error:
         raise ModelError(
             f'The weights in "{path.name}" cannot be read ({_first_line(error)}).',
