@@ -28,7 +28,7 @@ from .volume import LabelMap, Volume
 _BATCH_PIXELS = {"cpu": 2**17, "mps": 2**20, "cuda": 2**22}
 """Pixels in one batch, if nobody says otherwise: on a CPU few, so that what a layer leaves stays in the cache."""
 
-_FOLDING_SIDE = 64  # px
+_FOLDING_SIDE = 128  # px; some networks take no less
 
 
 @dataclass(frozen=True)

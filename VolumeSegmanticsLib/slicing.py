@@ -19,7 +19,8 @@ LARGEST_ASPECT = 3.0
 """Planes whose pixels are longer than this many times their width are not worth learning unless asked for."""
 
 FEW_PLANES = 10
-"""With fewer labelled planes than this, a held-out slab is only borrowed from training, not taken from it."""
+FEW_VOXELS = 20_000
+"""With fewer labelled planes or voxels than this, a held-out slab is only borrowed from training, not taken from it."""
 
 _INDEXED_VOXELS = 500_000  # of one class in one volume; a random choice of more is as good
 
@@ -105,7 +106,9 @@ def hold_out(labels: Sequence[LabelMap], values: Sequence[int], part: float) -> 
     slabs = tuple(_best_slab(axes, part) for axes in counts)
     if not any(slabs):
         return None
-    return HoldOut(slabs, for_good=sum(map(_labelled_planes, counts)) >= FEW_PLANES)
+    voxels = sum(int(axes[0].sum()) for axes in counts)
+    enough = voxels >= FEW_VOXELS and sum(map(_labelled_planes, counts)) >= FEW_PLANES
+    return HoldOut(slabs, for_good=enough)
 
 
 def _labelled_planes(counts: list[NDArray[np.int64]]) -> int:
@@ -140,7 +143,7 @@ def axis_shares(labels: NDArray[np.uint8], axes: str) -> NDArray[np.float64]:
     """Return how often planes of each axis should be learned from, (len(axes),), sum 1.
 
     A plane that crosses the labelled slices carries a few lines of labels only, and teaches less for the same work:
-    the share goes with the square root of the labelled voxels that a labelled voxel finds in its plane.
+    the share goes with the fourth root of the part of its plane that a labelled voxel finds labelled.
     """
     densities = []
     for letter in axes:
@@ -149,7 +152,7 @@ def axis_shares(labels: NDArray[np.uint8], axes: str) -> NDArray[np.float64]:
         counts = np.count_nonzero(labels != UNLABELLED, axis=others).astype(float)
         plane = np.prod([labels.shape[a] for a in others])
         densities.append(np.square(counts).sum() / max(1.0, counts.sum()) / plane)
-    shares = np.sqrt(densities)
+    shares = np.power(densities, 0.25)
     return shares / shares.sum() if shares.sum() > 0 else np.full(len(axes), 1 / len(axes))
 
 

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from VolumeSegmanticsLib import api, training
+from VolumeSegmanticsLib.checkpoint import Checkpoint
+from VolumeSegmanticsLib.classes import LabelClass
+from VolumeSegmanticsLib.dataset import CropShape, CropSource, Example
+from VolumeSegmanticsLib.errors import Cancelled
+from VolumeSegmanticsLib.events import EpochEnded, Log, Progress
+from VolumeSegmanticsLib.intensity import Intensity
+from VolumeSegmanticsLib.losses import LOSSES
+from VolumeSegmanticsLib.metrics import Scores
+from VolumeSegmanticsLib.models import Model
+from VolumeSegmanticsLib.slicing import HoldOut, Slab
+from VolumeSegmanticsLib.training import JOINING_PART, Clock, Trainer, clock_total
+from VolumeSegmanticsLib.volume import UNLABELLED, LabelMap
+
+
+@pytest.fixture
+def train(tiny_settings):
+    """Train with tiny settings; single ones may differ."""
+
+    def run(images, labels, **changes):
+        return api.train(images, labels, settings=tiny_settings, **changes)
+
+    return run
+
+
+@pytest.fixture
+def a_trainer(a_scene, a_tiny_model, tiny_settings):
+    """Make a trainer on the labelled slices of the scene; ``held_out`` is a slab for good, or a borrowed one."""
+
+    def make(*, held_out=Slab(0, 0, 9), for_good=True, is_pretrained=False, checkpoint=None, report=print, **changes):
+        settings = replace(tiny_settings, **changes)
+        labels = a_scene.slices
+        example = Example(api._as_volume(a_scene.image), labels, "zyx")
+        hold_out = HoldOut((held_out,), for_good) if held_out else None
+        source = CropSource([example], hold_out, Intensity.measure([example.image]), CropShape(32))
+        return Trainer(
+            a_tiny_model, source, settings, is_pretrained=is_pretrained, checkpoint=checkpoint, report=report
+        )
+
+    return make
+
+
+def weights_of(trained) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(trained.model.network.state_dict())
+
+
+def are_equal(one, other) -> bool:
+    return one.keys() == other.keys() and all(tensor.equal(other[name]) for name, tensor in one.items())
+
+
+# Learning -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_loss_falls_and_the_result_is_right_nearly_everywhere(a_scene, train):
+    trained = train(a_scene.image, a_scene.slices, epochs=12, crops_per_epoch=48)
+    losses = [epoch["train_loss"] for epoch in trained.card.history]
+    assert losses[-1] < 0.5 * losses[0]
+    labels = api.predict(a_scene.image, trained).labels.array
+    assert np.mean(labels == a_scene.truth) > 0.95
+    assert trained.card.scores["mean_dice"] > 0.8
+
+
+def test_runs_of_one_seed_repeat_exactly(a_scene, train):
+    one, again, other = (
+        train(a_scene.image, a_scene.slices, seed=seed, learning_rate=rate) for seed, rate in ((0, 0.0), (0, 0.0), (1, 1e-3))
+    )
+    assert are_equal(weights_of(one), weights_of(again))
+    assert one.card.history == again.card.history
+    assert not are_equal(weights_of(one), weights_of(other))
+
+
+def test_another_seed_begins_with_other_weights(a_scene, train):
+    one, other = (train(a_scene.image, a_scene.slices, epochs=1, learning_rate=1e-9, seed=seed) for seed in (0, 1))
+    assert not are_equal(weights_of(one), weights_of(other))
+
+
+INPUTS = {
+    "full slices": lambda s: (s.image, s.slices, {}),
+    "strokes": lambda s: (s.image, s.strokes, {}),
+    "a whole cube": lambda s: (s.image, s.truth, {}),
+    "a single slice": lambda s: (s.image[:1], s.truth[:1], {}),
+    "a single slice across": lambda s: (s.image[:, :, 18:19], s.truth[:, :, 18:19], {}),
+    "unrelated slices": lambda s: (s.image[[3, 17, 9]], s.truth[[3, 17, 9]], {"axes": "z"}),
+    "one plane in a volume": lambda s: (s.image, np.where(np.arange(36) == 18, s.truth, np.uint8(255)), {}),
+    "several volumes": lambda s: ([s.image, s.image[:9, :33]], [s.slices, s.truth[:9, :33]], {}),
+    "neighbours": lambda s: (s.image, s.slices, {"model": "unet25d", "neighbours": 2}),
+    "neighbours of a single slice": lambda s: (s.image[:1], s.truth[:1], {"model": "unet25d"}),
+    "colours": lambda s: (np.stack([s.image] * 3, axis=3), s.slices, {}),
+    "colours and neighbours": lambda s: (np.stack([s.image] * 3, axis=3), s.slices, {"model": "unet25d"}),
+    "real numbers with gaps": lambda s: (np.where(s.truth == 1, np.nan, s.image / 7.0), s.truth * s.truth // 2, {}),
+    "big-endian": lambda s: (s.image.astype(">i2"), s.slices, {}),
+    "no hold-out": lambda s: (s.image, s.slices, {"validation_part": 0.0}),
+    "weighted classes": lambda s: (s.image, s.strokes, {"class_weights": "balanced", "loss": "tversky"}),
+    "half precision": lambda s: (s.image, s.slices, {"precision": "bfloat16"}),
+    "no augmentation": lambda s: (s.image, s.slices, {"augment": "none"}),
+    "another decoder": lambda s: (s.image, s.slices, {"architecture": "FPN", "batch_size": 2}),
+}
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_what_can_be_labelled_can_be_learned(case, a_scene, train):
+    image, labels, changes = INPUTS[case](a_scene)
+    trained = train(image, labels, epochs=1, **changes)
+    assert np.isfinite(trained.card.history[0]["train_loss"])
+    first = image[0] if isinstance(image, list) else image
+    labels = api.predict(first, trained, quality="low").labels
+    assert labels.array.shape == first.shape[:3]
+    assert set(np.unique(labels.array)) <= {0, 1, 2}
+
+
+def test_class_values_and_names_reach_the_prediction(a_scene, train):
+    names = (LabelClass(3, "Matrix"), LabelClass(10, "Slab"), LabelClass(200, "Rød", (1.0, 0.0, 0.0)))
+    values = np.array([3, 10, 200] + [0] * 252 + [UNLABELLED], np.uint8)
+    labels = LabelMap.of(values[a_scene.slices], classes=names)
+    prediction = api.predict(a_scene.image, train(a_scene.image, labels, epochs=1))
+    assert prediction.labels.classes == names
+    assert set(np.unique(prediction.labels.array)) <= {3, 10, 200}
+
+
+# Stopping -----------------------------------------------------------------------------------------------------------
+
+
+def falling_scores(trainer) -> tuple[float, Scores]:
+    """Each epoch scores less than the one before."""
+    wrong = 5 * len(trainer.fitted.history)
+    confusion = np.array([[100 - wrong, wrong, 0], [0, 100, 0], [0, 0, 100]])
+    return 0.5, Scores(trainer.model.card.classes, confusion, np.zeros(3, np.int64))
+
+
+def test_it_stops_early_and_keeps_the_best_weights(a_trainer, monkeypatch):
+    monkeypatch.setattr(Trainer, "_validate", falling_scores)
+    kept = []
+
+    def keep_the_first(event) -> None:
+        if isinstance(event, EpochEnded) and event.epoch == 1:
+            kept.append(copy.deepcopy(trainer.network.state_dict()))
+
+    trainer = a_trainer(report=keep_the_first, epochs=50, patience=2)
+    fitted = trainer.run()
+    assert [epoch.is_best for epoch in fitted.history] == [True, False, False]
+    assert fitted.scores["epoch"] == 1
+    assert are_equal(trainer.network.state_dict(), kept[0])
+
+
+def test_borrowed_labels_join_when_nothing_gets_better_and_the_run_goes_to_its_end(a_trainer, monkeypatch, heard):
+    monkeypatch.setattr(Trainer, "_validate", falling_scores)
+    fitted = a_trainer(for_good=False, report=heard.append, epochs=20, patience=1).run()
+    assert [epoch.valid_dice is None for epoch in fitted.history[:3]] == [False, False, True]
+    assert len(fitted.history) == 2 + round(20 * (1 - JOINING_PART))  # the learning rate still has to fall
+    assert fitted.history[-1].learning_rate < 1e-5
+    assert any(isinstance(event, Log) and "join" in event.text for event in heard)
+
+
+def test_a_time_limit_ends_the_run(a_scene, train, heard):
+    trained = train(a_scene.image, a_scene.slices, epochs=10_000, max_minutes=0.02, report=heard.append)
+    assert 1 <= len(trained.card.history) < 100
+    last = [event for event in heard if isinstance(event, EpochEnded)][-1]
+    assert last.learning_rate < 2e-6  # the cycle came to its end
+
+
+def test_progress_counts_up_to_its_total(a_scene, train, heard):
+    train(a_scene.image, a_scene.slices, report=heard.append)
+    steps = [event for event in heard if isinstance(event, Progress) and event.stage == "train"]
+    assert [step.done for step in steps] == list(range(1, 9))
+    assert steps[-1].total == 8
+
+
+def test_a_clock_runs_by_steps_or_by_minutes_whichever_is_sooner(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    clock = Clock(200, minutes=1.0)
+    assert clock.part(50) == 0.25
+    now[0] += 45
+    assert clock.part(50) == 0.75
+    assert clock.eta_seconds(50) == pytest.approx(15)
+    assert Clock(200, minutes=1.0, used_seconds=30).part(0) == 0.5
+    assert Clock(200, minutes=0.0).part(500) == 1.0
+    assert clock_total(50, Clock(200, minutes=0.0)) == 200
+
+
+def test_a_clock_leaves_out_what_lies_between():
+    """Step 20 of 100 becomes 70 %; the last 30 % take 30 steps."""
+    clock = Clock(100, minutes=0.0)
+    clock.go_on_at(0.7, 20)
+    assert clock.part(20) == 0.7
+    assert clock.part(49) < 1
+    assert clock.part(50) == 1.0
+
+
+# The encoder --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoder_weights(the_tiny_model, tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    save_file({n: t.clone() for n, t in the_tiny_model.network.encoder.state_dict().items()}, path)
+    return path
+
+
+def part_of(state, prefix) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(("frozen_part", "rests"), [(1.0, True), (0.0, False)])
+def test_a_frozen_encoder_rests_with_its_statistics_while_the_rest_learns(frozen_part, rests, a_trainer):
+    trainer = a_trainer(is_pretrained=True, frozen_part=frozen_part, epochs=1)
+    before = copy.deepcopy(trainer.network.state_dict())
+    trainer.run()
+    after = trainer.network.state_dict()
+    assert are_equal(part_of(before, "encoder."), part_of(after, "encoder.")) == rests
+    assert not are_equal(part_of(before, "decoder."), part_of(after, "decoder."))
+
+
+def test_an_encoder_with_weights_of_its_own_is_frozen_first_and_then_learns(a_scene, train, encoder_weights):
+    frozen = train(a_scene.image, a_scene.slices, weights=str(encoder_weights), frozen_part=1.0)
+    learned = train(a_scene.image, a_scene.slices, weights=str(encoder_weights), frozen_part=0.5)
+    random = train(a_scene.image, a_scene.slices, frozen_part=1.0)
+    first = "encoder.conv1.weight"
+    given = torch.load if False else Model.new(frozen.card, size=0, weights=str(encoder_weights)).network.state_dict()
+    assert weights_of(frozen)[first].equal(given[first])
+    assert not weights_of(learned)[first].equal(given[first])
+    assert not weights_of(random)[first].equal(Model.new(random.card, size=0).network.state_dict()[first])
+
+
+def test_the_range_test_leaves_no_trace_in_the_weights(a_trainer, monkeypatch):
+    rates = []
+    monkeypatch.setattr(training, "range_test", lambda step: rates.extend(step(r) for r in (1e-3, 0.3)) or 1e-3)
+    trainer = a_trainer(learning_rate=0.0)
+    before = copy.deepcopy(trainer.network.state_dict())
+    assert trainer._found_rate() == 1e-3 if hasattr(trainer, "optimiser") else True
+    trainer.optimiser = trainer._new_optimiser()
+    trainer._found_rate()
+    assert are_equal(before, trainer.network.state_dict())
+    assert not trainer.optimiser.state
+    assert rates
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_that_is_asked_for_is_the_one_that_is_minimised(name, a_trainer):
+    assert a_trainer(loss=name).loss is LOSSES[name]
+
+
+def test_class_weights_are_those_of_the_labels_that_teach(a_trainer):
+    trainer = a_trainer(class_weights="balanced")
+    voxels = torch.tensor(trainer.source.voxel_counts(3), dtype=torch.float32)
+    torch.testing.assert_close(trainer.weights * voxels, (trainer.weights * voxels)[:1].expand(3))
+
+
+# Interruption -------------------------------------------------------------------------------------------------------
+
+
+class StopAt:
+    """Cancels in the midst of an epoch."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, event) -> None:
+        if isinstance(event, Progress) and event.stage == "train" and event.done == self.step:
+            raise Cancelled
+
+
+INTERRUPTED = {
+    "plain": {},
+    "the learning rate found by a test": {"learning_rate": 0.0},
+    "a decoder with dropout": {"architecture": "FPN"},
+    "labels held out for good": {"validation_part": 0.3},
+}
+
+
+@pytest.mark.parametrize("changes", INTERRUPTED.values(), ids=INTERRUPTED)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(changes, a_scene, train, tmp_path, heard):
+    labels = a_scene.truth if "validation_part" in changes else a_scene.slices
+    data = (a_scene.image, labels)
+    whole = train(*data, epochs=3, **changes)
+    output = tmp_path / "Mödell.safetensors"
+    with pytest.raises(Cancelled):
+        train(*data, epochs=3, output=output, report=StopAt(10), **changes)
+    assert [path.name for path in tmp_path.iterdir()] == ["Mödell.unfinished.safetensors"]
+    resumed = train(*data, epochs=3, output=output, report=heard.append, **changes)
+    assert any(isinstance(event, Log) and "where it was interrupted" in event.text for event in heard)
+    assert [path.name for path in tmp_path.iterdir()] == ["Mödell.safetensors"]
+    assert resumed.card.history == whole.card.history
+    assert resumed.card.scores == whole.card.scores
+    assert are_equal(weights_of(resumed), weights_of(whole))
+
+
+def test_an_interrupted_run_remembers_that_it_had_stalled(a_trainer, monkeypatch, tmp_path, a_card):
+    monkeypatch.setattr(Trainer, "_validate", falling_scores)
+
+    def run(checkpoint, report=lambda event: None):
+        trainer = a_trainer(for_good=False, report=report, checkpoint=checkpoint, epochs=10, patience=1)
+        trainer.model.network.load_state_dict(start)
+        trainer.model.network.train()
+        return trainer.run().history, copy.deepcopy(trainer.network.state_dict())
+
+    start = copy.deepcopy(Model.new(a_card, size=0).network.state_dict())
+    monkeypatch.setattr("VolumeSegmanticsLib.checkpoint._WRITING_SHARE", 1e9)
+    history, weights = run(None)
+    with pytest.raises(Cancelled):
+        run(Checkpoint(tmp_path / "c.safetensors", ""), StopAt(14))
+    resumed_history, resumed_weights = run(Checkpoint(tmp_path / "c.safetensors", ""))
+    assert resumed_history == history
+    assert are_equal(resumed_weights, weights)
+
+
+def test_an_encoder_that_rested_learns_on_after_an_interruption(a_scene, train, encoder_weights, tmp_path):
+    changes = {"weights": str(encoder_weights), "frozen_part": 0.5, "epochs": 4}
+    whole = train(a_scene.image, a_scene.slices, **changes)
+    with pytest.raises(Cancelled):
+        train(a_scene.image, a_scene.slices, output=tmp_path / "m.safetensors", report=StopAt(6), **changes)
+    resumed = train(a_scene.image, a_scene.slices, output=tmp_path / "m.safetensors", **changes)
+    assert are_equal(weights_of(resumed), weights_of(whole))
+
+
+def test_a_run_with_other_labels_starts_anew(a_scene, train, tmp_path, heard):
+    output = tmp_path / "m.safetensors"
+    with pytest.raises(Cancelled):
+        train(a_scene.image, a_scene.slices, output=output, report=StopAt(6))
+    others = a_scene.slices.copy()
+    others[2, 0, 0] = 2
+    trained = train(a_scene.image, others, output=output, report=heard.append)
+    assert len(trained.card.history) == 2
+    assert any("starting anew" in event.text for event in heard if isinstance(event, Log))
+
+
+# Going on from a model ----------------------------------------------------------------------------------------------
+
+
+def test_a_model_learns_on_from_corrected_labels(a_scene, train):
+    first = train(a_scene.image, a_scene.slices)
+    second = train(a_scene.image, a_scene.truth, start_from=first, epochs=1, learning_rate=1e-9)
+    assert second.card.intensity == first.card.intensity
+    labels = [api.predict(a_scene.image, model).labels.array for model in (first, second)]
+    assert np.mean(labels[0] == labels[1]) > 0.9
+    with_new_statistics = [n for n in weights_of(first) if "running" in n or "num_batches" in n]
+    assert with_new_statistics
+
+
+def test_a_class_can_be_added_in_the_second_round(a_scene, train):
+    """First slab and rod are one material; the rod is painted apart in the second round."""
+    names = (LabelClass(0, "Background"), LabelClass(1, "Solid"))
+    together = LabelMap.of(np.where(a_scene.slices == 2, np.uint8(1), a_scene.slices), classes=names)
+    apart = LabelMap.of(a_scene.slices, classes=(*names, LabelClass(2, "Rod")))
+    first = train(a_scene.image, together)
+    second = train(a_scene.image, apart, start_from=first, epochs=1)
+    assert [c.name for c in second.card.classes] == ["Background", "Solid", "Rod"]
+    third = train(a_scene.image, together, start_from=second, epochs=1)
+    assert third.card.classes == second.card.classes  # what was learned stays in the model
