@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
@@ -32,50 +30,6 @@ GRIDS = {
     "oblique": oblique(1),
     "left-handed": oblique(-1),
 }
-
-
-@dataclass
-class Scene:
-    """A scene in which segmentations work; the logics must live as long as it does."""
-
-    mrml: object
-    application: object
-    segmentations: object
-
-    def new_segmentation(self):
-        return self.mrml.AddNewNodeByClass("vtkMRMLSegmentationNode")
-
-    def read(self, path):
-        node = self.new_segmentation()
-        assert self._storage(path).ReadData(node)
-        return node
-
-    def write(self, node, path):
-        assert self._storage(path).WriteData(node)
-        return path
-
-    def _storage(self, path):
-        storage = slicer.vtkMRMLSegmentationStorageNode()
-        self.mrml.AddNode(storage)
-        storage.SetFileName(str(path))
-        return storage
-
-
-@pytest.fixture
-def a_scene() -> Scene:
-    scene, application = slicer.vtkMRMLScene(), slicer.vtkSlicerApplicationLogic()
-    application.SetMRMLScene(scene)
-    segmentations = slicer.vtkSlicerSegmentationsModuleLogic()
-    segmentations.SetMRMLApplicationLogic(application)
-    segmentations.SetMRMLScene(scene)
-    return Scene(scene, application, segmentations)
-
-
-@pytest.fixture
-def a_folder(tmp_path):
-    folder = tmp_path / "Proben für Ümit"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ class Layer:
     """Label values that lie on voxels of the volume's grid, and not beyond.
 
     Attributes:
-        voxels: (Z, Y, X), whole numbers of any type.
+        voxels: (Z, Y, X), whole numbers of any integer type.
         positions: Label value to position of the segment, 0 for none; the last entry stands for unknown values.
         start: Where on the grid voxel (0, 0, 0) lies.
         lost: How many painted voxels lay beyond the grid.
@@ -40,6 +40,8 @@ class Layer:
     @classmethod
     def of(cls, voxels: NDArray[Any], positions: NDArray[np.uint8], source: Grid, grid: Grid) -> Layer:
         """Bring label values from where they lie onto a grid; only a shift by whole voxels goes without a copy."""
+        if voxels.dtype.kind == "f":
+            voxels = voxels.astype(np.int32)
         start = _shift(source, grid)
         if start is not None:
             return cls(voxels, positions, start)._cropped(grid.shape)
@@ -67,7 +69,7 @@ class Layer:
     def slice_at(self, z: int) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
         """Return where in a slice of the grid the layer lies, and the positions there; None without any."""
         row = z - self.start[0]
-        if not 0 <= row < len(self.voxels) or not self.voxels[row].any():
+        if not 0 <= row < len(self.voxels) or self.voxels[row].max(initial=0) <= 0:
             return None
         (_, y, x), (height, width) = self.start, self.voxels.shape[1:]
         return (slice(y, y + height), slice(x, x + width)), self.positions.take(self.voxels[row], mode="clip")

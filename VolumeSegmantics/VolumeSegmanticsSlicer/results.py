@@ -30,6 +30,8 @@ from .segmentations import BINARY_LABELMAP, CLASS_TAG, TERMINOLOGY_TAG, UNPAINTE
 PREFIX = "VolumeSegmantics."
 """Begins the name of every attribute that this extension gives a node."""
 
+DATE = "Date"
+
 AnyPath = str | PathLike[str]
 
 
@@ -57,20 +59,23 @@ def show_labels(
         The segmentation node.
 
     Raises:
-        InputError: The labels lie on another grid, the file cannot be read, or the volume cannot be used.
+        InputError: The labels lie on another grid, the file cannot be read, the volume cannot be used, or the earlier
+            result is none: it holds segments that did not come from here.
     """
     if not isinstance(labels, LabelMap):
         labels = io.read_labels(labels)
     _check_grid(labels.grid, volume_node)
+    if result is not None:
+        _refuse_strokes(result)
     stored, classes = _stored(labels)
     node = result or _new_node("vtkMRMLSegmentationNode", volume_node, name, "segmentation")
     with _as_one_change(node):
         _lay_under_same_transform(node, volume_node)
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
         _fill(node.GetSegmentation(), classes, _oriented_image(stored, volume_node))
-        has_background = any(c.value == 0 for c in labels.classes)
         _keep_facts(node, provenance or {})
-        node.SetAttribute(UNPAINTED_ATTRIBUTE, "background" if has_background else "ignore")
+        is_background = len(classes) < len(labels.classes)  # what no segment covers
+        node.SetAttribute(UNPAINTED_ATTRIBUTE, "background" if is_background else "ignore")
     node.CreateDefaultDisplayNodes()
     return node
 
@@ -120,6 +125,15 @@ def _check_grid(grid: Grid, volume_node: Node) -> None:
         )
 
 
+def _refuse_strokes(node: Node) -> None:
+    """Make sure that nothing is lost which somebody painted."""
+    if node.GetSegmentation().GetNumberOfSegments() and DATE not in provenance_of(node):
+        raise InputError(
+            f'"{node.GetName()}" is no earlier result: its segments would be lost.',
+            "Choose another segmentation for the result, or a new one.",
+        )
+
+
 def _stored(labels: LabelMap) -> tuple[NDArray[np.uint8], list[tuple[int, LabelClass]]]:
     """Return label values with 0 where no segment lies, and for each segment its label value and class."""
     classes = [(c.value, c) for c in labels.classes if c.value > 0]
@@ -143,8 +157,8 @@ def _new_node(class_name: str, volume_node: Node, name: str, kind: str) -> Node:
 
 def _file_beside(node: Node, volume_node: Node) -> None:
     """Put a node into the volume's folder of the subject hierarchy, where it lies in one."""
-    hierarchy = volume_node.GetScene().GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
-    item = hierarchy.GetItemByDataNode(volume_node) if hierarchy else 0
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume_node.GetScene())
+    item = hierarchy.GetItemByDataNode(volume_node)
     if not item:
         return
     folder = hierarchy.GetItemParent(item)
@@ -209,7 +223,7 @@ def _fill(segmentation: Node, classes: Sequence[tuple[int, LabelClass]], image: 
         if not ids[n]:
             ids[n] = segmentation.GenerateUniqueSegmentID(f"Segment_{value}")
             segmentation.AddSegment(_describe(slicer.vtkSegment(), value, label_class, image), ids[n])
-        segmentation.SetSegmentIndex(ids[n], n)
+    segmentation.ReorderSegments(ids)
     image.Modified()  # tells views and editors that voxels have changed
 
 
@@ -219,6 +233,7 @@ def _describe(segment: Node, value: int, label_class: LabelClass, image: Node) -
     segment.SetLabelValue(value)
     if label_class.terminology:
         segment.SetTag(TERMINOLOGY_TAG, label_class.terminology)
+    segment.RemoveTag(CLASS_TAG)
     if label_class.value == 0:
         segment.SetTag(CLASS_TAG, "0")
     segment.AddRepresentation(BINARY_LABELMAP, image)
@@ -228,7 +243,8 @@ def _describe(segment: Node, value: int, label_class: LabelClass, image: Node) -
 def _keep_facts(node: Node, provenance: Mapping[str, Any]) -> None:
     for name in provenance_of(node):
         node.RemoveAttribute(PREFIX + name)
-    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    for name, value in {**provenance, "Date": date}.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    for name, value in {**provenance, DATE: now}.items():
+        is_text = isinstance(value, str | PathLike)
+        text = str(value) if is_text else json.dumps(value, ensure_ascii=False, default=str)
         node.SetAttribute(PREFIX + name, text)

@@ -100,10 +100,8 @@ def labels_of(
     outside = UNLABELLED if has_background or meaning == "ignore" else 0
     array, overlapping = merged(layers, [outside, *values], grid.shape)
     if overlapping:
-        name = segmentation_node.GetName()
-        report(
-            Log("warning", f'Segments of "{name}" overlap in {overlapping} voxels, which count for the later segment.')
-        )
+        told = f'Segments of "{segmentation_node.GetName()}" overlap in {overlapping} voxels'
+        report(Log("warning", f"{told}, which count for the later segment."))
     return LabelMap(array, grid, classes, "background" if has_background else meaning)
 
 
@@ -142,7 +140,7 @@ def _class_values(
         return wanted
     values = [0 if s.segment_id == chosen else s.position for s in segments]
     told = ", ".join(f"{s.name} = {value}" for s, value in zip(segments, values, strict=True))
-    report(Log("info", f'Segments of "{node.GetName()}" lie in several layers: their values are {told}.'))
+    report(Log("info", f'Segments of "{node.GetName()}" share label values: they get {told}.'))
     return values
 
 
