@@ -235,7 +235,10 @@ def _as_model(model: Model | Trained | str | Path) -> Model:
 
 def _structure_of(parent: Model, settings: TrainSettings, report: Report) -> TrainSettings:
     """Return the settings with what cannot change when training goes on from a model."""
-    theirs = {n: parent.card.settings[n] for n in ("model", "architecture", "encoder", "encoder_depth", "neighbours")}
+    theirs = {
+        n: parent.card.settings[n]
+        for n in ("model", "architecture", "encoder", "encoder_depth", "full_resolution", "neighbours")
+    }
     asked = settings.changed()
     for name, value in theirs.items():
         if name in asked and asked[name] != value:

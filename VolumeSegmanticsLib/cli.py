@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from . import __version__
+from . import __version__, worker
 from .errors import Cancelled, InputError, SettingsError, VolumeSegmanticsError
 from .events import Event, Report
 from .progress import ProgressLine
@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except VolumeSegmanticsError as error:
             line.end(f"Error: {error.message}\n{error.hint}".rstrip())
             return MENDABLE
-        except MemoryError:
-            line.end("Error: There is not enough memory.\nClose other programs, or cut the volume.")
-            return MENDABLE
-        except Exception:
+        except Exception as error:
+            if mendable := worker.explained(error):
+                line.end(f"Error: {mendable.message}\n{mendable.hint}")
+                return MENDABLE
             line.end(f"This is a bug in VolumeSegmantics {__version__}; please report it with these lines:")
             traceback.print_exc(file=sys.stderr)
             return BUG
@@ -134,8 +134,6 @@ def _info(options: argparse.Namespace, report: Report) -> None:
 
 
 def _run(options: argparse.Namespace, report: Report) -> int:
-    from . import worker
-
     return int(worker.run(options.folder, parent_watch=options.parent_watch))
 
 

@@ -18,25 +18,6 @@ from .volume import UNLABELLED
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def pixel_shares(target: Tensor) -> Tensor:
-    """Return how much every pixel counts, float (N, H, W): 0 where unlabelled, 1 on the mean of the labelled ones.
-
-    The pixels of a crop count by the inverse square root of their number. A fully labelled crop still has more to say
-    than one that is crossed by a stroke or by the edge of an annotated slice, but it does not drown it.
-    """
-    labelled = (target != UNLABELLED).float()
-    shares = labelled * labelled.sum((1, 2), keepdim=True).clamp_min(1).rsqrt()
-    return shares * (labelled.sum() / shares.sum().clamp_min(1e-6))
-
-
-def _mean_over_pixels(loss: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean of a loss (N, H, W) over labelled pixels, by their shares and the weights of their classes."""
-    shares = pixel_shares(target)
-    if weights is not None:
-        shares = shares * weights[target.masked_fill(target == UNLABELLED, 0).long()]
-    return (loss * shares).sum() / shares.sum().clamp_min(1e-6)
-
-
 @dataclass(frozen=True)
 class _Overlap:
     """Soft counts of a batch over its labelled pixels, each (C,)."""
@@ -48,15 +29,16 @@ class _Overlap:
 
     @classmethod
     def of(cls, logits: Tensor, target: Tensor) -> _Overlap:
-        shares = pixel_shares(target).unsqueeze(1)
-        probabilities = logits.float().softmax(dim=1)
-        truth = functional.one_hot(target.masked_fill(target == UNLABELLED, 0).long(), logits.shape[1]).movedim(-1, 1)
+        labelled = (target != UNLABELLED).unsqueeze(1)
+        probabilities = logits.float().softmax(dim=1) * labelled
+        one_hot = functional.one_hot(target.masked_fill(target == UNLABELLED, 0).long(), logits.shape[1])
+        truth = one_hot.movedim(-1, 1) * labelled
         over = (0, 2, 3)
         return cls(
-            (truth * shares).sum(over),
-            (probabilities * shares).sum(over),
-            (probabilities.square() * shares).sum(over),
-            (probabilities * truth * shares).sum(over),
+            truth.sum(over).float(),
+            probabilities.sum(over),
+            probabilities.square().sum(over),
+            (probabilities * truth).sum(over),
         )
 
     def mean(self, loss: Tensor, weights: Tensor | None) -> Tensor:
@@ -67,8 +49,9 @@ class _Overlap:
 
 def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy, the mean over labelled pixels; 0 where there are none."""
-    surprise = functional.cross_entropy(logits.float(), target.long(), ignore_index=UNLABELLED, reduction="none")
-    return _mean_over_pixels(surprise, target, weights)
+    if not bool((target != UNLABELLED).any()):
+        return logits.sum() * 0.0
+    return functional.cross_entropy(logits.float(), target.long(), weight=weights, ignore_index=UNLABELLED)
 
 
 def dice(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -104,8 +87,12 @@ def generalised_dice(logits: Tensor, target: Tensor, weights: Tensor | None = No
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Focal loss (Lin et al. 2017) with gamma 2, the mean over labelled pixels."""
-    surprise = functional.cross_entropy(logits.float(), target.long(), ignore_index=UNLABELLED, reduction="none")
-    return _mean_over_pixels((1 - (-surprise).exp()).square() * surprise, target, weights)
+    labelled = target != UNLABELLED
+    log_p = functional.log_softmax(logits.float(), dim=1).movedim(1, -1)[labelled]
+    index = target[labelled].long().unsqueeze(1)
+    log_p_true = log_p.gather(1, index).squeeze(1)
+    share = torch.ones_like(log_p_true) if weights is None else weights[index.squeeze(1)]
+    return -(share * (1 - log_p_true.exp()).square() * log_p_true).sum() / share.sum().clamp_min(1e-6)
 
 
 def cross_entropy_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -110,17 +110,20 @@ class Trainer:
         self.fitted = Fitted()
         self.best: dict[str, Tensor] = {}
         self.has_joined = False
+        self.stalled_at = 0  # the step; 0 = it never stalled
 
     def run(self) -> Fitted:
         """Train to the end; afterwards the model holds the best weights."""
         self.optimiser = self._new_optimiser()
         epoch, used_seconds = self._resume()
         clock = Clock(self.settings.epochs * self.batches, self.settings.max_minutes, used_seconds=used_seconds)
+        if self.stalled_at:
+            clock.go_on_at(JOINING_PART, self.stalled_at)
         self._freeze(self.frozen_part > 0)
         if not self.fitted.learning_rate:
             self.fitted.learning_rate = self.settings.learning_rate or self._found_rate()
         step = epoch * self.batches
-        while clock.part(step) < 1:
+        while clock.part(step) < 1 or not self.fitted.history:  # one step at least, however short the time
             epoch += 1
             loss, step = self._epoch(epoch, step, clock)
             self._end_epoch(epoch, loss, clock.part(step))
@@ -128,6 +131,7 @@ class Trainer:
                 if not self._may_join():
                     break
                 clock.go_on_at(JOINING_PART, step)
+                self.stalled_at = step
             if clock.part(step) >= JOINING_PART and self._may_join():
                 self._join()
             if clock.part(step) < 1:
@@ -237,8 +241,9 @@ class Trainer:
         return rate
 
     def _new_optimiser(self) -> torch.optim.AdamW:
-        encoder = [p for name, p in self.network.named_parameters() if name.startswith("encoder.")]
-        others = [p for name, p in self.network.named_parameters() if not name.startswith("encoder.")]
+        encoder = list(self.network.encoder.parameters())
+        of_encoder = {id(parameter) for parameter in encoder}
+        others = [parameter for parameter in self.network.parameters() if id(parameter) not in of_encoder]
         groups = [{"params": others, "share": 1.0}, {"params": encoder, "share": self.encoder_rate}]
         return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.settings.weight_decay)
 
@@ -270,6 +275,7 @@ class Trainer:
             "epoch": epoch,
             "seconds": seconds,
             "has_joined": self.has_joined,
+            "stalled_at": self.stalled_at,
             "learning_rate": self.fitted.learning_rate,
             "scores": self.fitted.scores,
             "history": [dataclasses.asdict(entry) for entry in self.fitted.history],
@@ -289,6 +295,7 @@ class Trainer:
         self.scaler.load_state_dict(facts["scaler"])
         history = [EpochEnded(**entry) for entry in facts["history"]]
         self.fitted = Fitted(history, facts["scores"], facts["learning_rate"])
+        self.stalled_at = facts["stalled_at"]
         if facts["has_joined"]:
             self._join()
         self.report(Log("info", f"Training goes on after epoch {facts['epoch']}, where it was interrupted."))

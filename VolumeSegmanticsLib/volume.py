@@ -142,7 +142,9 @@ class Volume:
         """Wrap an array (Z, Y, X) or (Z, Y, X, C); without a grid it lies at the origin with spacing 1."""
         values = np.asanyarray(array)
         if values.ndim not in (3, 4):
-            raise InputError(f"A volume has the axes (Z, Y, X), not the shape {values.shape}.")
+            raise InputError(
+                f"A volume has the axes (Z, Y, X), not the shape {values.shape}.", "Give a single slice as array[None]."
+            )
         return cls(values, grid or Grid(values.shape[:3]))
 
     @property
@@ -226,7 +228,9 @@ def value_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _as_label_values(array: Any) -> NDArray[np.uint8]:
     values: NDArray[Any] = np.asanyarray(array)
     if values.ndim != 3:
-        raise InputError(f"Labels have the axes (Z, Y, X), not the shape {values.shape}.")
+        raise InputError(
+            f"Labels have the axes (Z, Y, X), not the shape {values.shape}.", "Give a single slice as array[None]."
+        )
     if values.size == 0:
         raise InputError(f"Labels of the shape {values.shape} hold no voxel.", "Choose another file.")
     if values.dtype == np.uint8:

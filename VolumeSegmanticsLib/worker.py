@@ -190,11 +190,15 @@ def _exit_code(ending: Event) -> int:
 
 def _unforeseen(error: BaseException, job: Job) -> Failed:
     """Return the words for an exception from below: something that the user can mend after all, or a bug."""
-    for explain in (_as_memory, _as_disk, _as_package):
-        if failed := explain(error):
-            return failed
+    if failed := explained(error):
+        return failed
     what = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
     return Failed("bug", f"The task {job.task!r} met an unexpected error ({what}).", f"The log has it: {job.log_path}")
+
+
+def explained(error: BaseException) -> Failed | None:
+    """Return the words for an exception from below that the user can mend after all; None where it is a bug."""
+    return next((failed for explain in (_as_memory, _as_disk, _as_package) if (failed := explain(error))), None)
 
 
 def _as_memory(error: BaseException) -> Failed | None:

@@ -65,7 +65,14 @@ def a_volume() -> Volume:
 def tiny_settings() -> TrainSettings:
     """Training that takes a second or two."""
     return TrainSettings(
-        encoder="resnet18", weights="none", crop_size=32, batch_size=4, crops_per_epoch=16, epochs=2, learning_rate=1e-3
+        encoder="resnet18",
+        encoder_depth=3,
+        weights="none",
+        crop_size=32,
+        batch_size=4,
+        crops_per_epoch=16,
+        epochs=2,
+        learning_rate=1e-3,
     )
 
 

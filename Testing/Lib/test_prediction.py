@@ -185,7 +185,7 @@ def test_thick_slices_are_left_to_the_planes_that_were_learned(three_greys):
     image = Volume(three_greys.array, Grid(SHAPE, (9.0, 1.0, 1.0)))
     heard = []
     predicted(image, known_model(nearest), report=heard.append)
-    assert [e.total for e in heard if isinstance(e, Progress)][0] == 6  # Z planes only
+    assert next(e.total for e in heard if isinstance(e, Progress)) == 6  # Z planes only
 
 
 @pytest.mark.parametrize(("learned", "slices"), [("z", 6), ("zx", 14), ("zyx", 21)])
@@ -236,9 +236,7 @@ def odds(*logits):
     return lambda images: torch.tensor(logits).view(1, -1, 1, 1).expand(len(images), -1, *images.shape[2:])
 
 
-@pytest.mark.parametrize(
-    ("fusion", "percent"), [("max", 75), ("mean", 75), ("vote", 100)], ids=["max", "mean", "vote"]
-)
+@pytest.mark.parametrize(("fusion", "percent"), [("max", 75), ("mean", 75), ("vote", 100)], ids=["max", "mean", "vote"])
 def test_confidence_is_in_percent(fusion, percent, three_greys):
     model = known_model(odds(0.0, float(np.log(3))), values=(0, 4))
     prediction = predicted(three_greys, model, fusion=fusion, confidence=True)

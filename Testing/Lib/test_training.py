@@ -20,7 +20,7 @@ from VolumeSegmanticsLib.metrics import Scores
 from VolumeSegmanticsLib.models import Model
 from VolumeSegmanticsLib.slicing import HoldOut, Slab
 from VolumeSegmanticsLib.training import JOINING_PART, Clock, Trainer, clock_total
-from VolumeSegmanticsLib.volume import UNLABELLED, LabelMap
+from VolumeSegmanticsLib.volume import UNLABELLED, LabelMap, Volume
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def train(tiny_settings):
 
 @pytest.fixture
 def a_trainer(a_scene, a_tiny_model, tiny_settings):
-    """Make a trainer on the labelled slices of the scene; ``held_out`` is a slab for good, or a borrowed one."""
+    """Make a trainer on the labelled slices of the scene; the slab that validates is held out for good, or borrowed."""
 
-    def make(*, held_out=Slab(0, 0, 9), for_good=True, is_pretrained=False, checkpoint=None, report=print, **changes):
+    def make(*, for_good=True, is_pretrained=False, checkpoint=None, report=print, **changes):
         settings = replace(tiny_settings, **changes)
         labels = a_scene.slices
-        example = Example(api._as_volume(a_scene.image), labels, "zyx")
-        hold_out = HoldOut((held_out,), for_good) if held_out else None
+        example = Example(Volume.of(a_scene.image), labels, "zyx")
+        hold_out = HoldOut((Slab(0, 0, 9),), for_good)
         source = CropSource([example], hold_out, Intensity.measure([example.image]), CropShape(32))
         return Trainer(
             a_tiny_model, source, settings, is_pretrained=is_pretrained, checkpoint=checkpoint, report=report
@@ -72,9 +72,9 @@ def test_the_loss_falls_and_the_result_is_right_nearly_everywhere(a_scene, train
 
 
 def test_runs_of_one_seed_repeat_exactly(a_scene, train):
-    one, again, other = (
-        train(a_scene.image, a_scene.slices, seed=seed, learning_rate=rate) for seed, rate in ((0, 0.0), (0, 0.0), (1, 1e-3))
-    )
+    data = (a_scene.image, a_scene.slices)
+    one, again = (train(*data, learning_rate=0.0) for _ in range(2))
+    other = train(*data, seed=1)
     assert are_equal(weights_of(one), weights_of(again))
     assert one.card.history == again.card.history
     assert not are_equal(weights_of(one), weights_of(other))
@@ -104,7 +104,7 @@ INPUTS = {
     "weighted classes": lambda s: (s.image, s.strokes, {"class_weights": "balanced", "loss": "tversky"}),
     "half precision": lambda s: (s.image, s.slices, {"precision": "bfloat16"}),
     "no augmentation": lambda s: (s.image, s.slices, {"augment": "none"}),
-    "another decoder": lambda s: (s.image, s.slices, {"architecture": "FPN", "batch_size": 2}),
+    "another decoder": lambda s: (s.image, s.slices, {"architecture": "PSPNet", "batch_size": 2}),
 }
 
 
@@ -204,12 +204,20 @@ def test_a_clock_leaves_out_what_lies_between():
 @pytest.fixture
 def encoder_weights(the_tiny_model, tmp_path):
     path = tmp_path / "encoder.safetensors"
-    save_file({n: t.clone() for n, t in the_tiny_model.network.encoder.state_dict().items()}, path)
+    save_file({n: t.contiguous() for n, t in the_tiny_model.network.encoder.state_dict().items()}, path)
     return path
 
 
-def part_of(state, prefix) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+def encoder_in(state) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if "encoder." in name}
+
+
+def others_in(state) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if "encoder." not in name}
+
+
+def first_layer_of(network) -> torch.Tensor:
+    return network.encoder.conv1.weight.detach().clone()
 
 
 @pytest.mark.parametrize(("frozen_part", "rests"), [(1.0, True), (0.0, False)])
@@ -218,19 +226,18 @@ def test_a_frozen_encoder_rests_with_its_statistics_while_the_rest_learns(frozen
     before = copy.deepcopy(trainer.network.state_dict())
     trainer.run()
     after = trainer.network.state_dict()
-    assert are_equal(part_of(before, "encoder."), part_of(after, "encoder.")) == rests
-    assert not are_equal(part_of(before, "decoder."), part_of(after, "decoder."))
+    assert are_equal(encoder_in(before), encoder_in(after)) == rests
+    assert not are_equal(others_in(before), others_in(after))
 
 
 def test_an_encoder_with_weights_of_its_own_is_frozen_first_and_then_learns(a_scene, train, encoder_weights):
     frozen = train(a_scene.image, a_scene.slices, weights=str(encoder_weights), frozen_part=1.0)
     learned = train(a_scene.image, a_scene.slices, weights=str(encoder_weights), frozen_part=0.5)
     random = train(a_scene.image, a_scene.slices, frozen_part=1.0)
-    first = "encoder.conv1.weight"
-    given = torch.load if False else Model.new(frozen.card, size=0, weights=str(encoder_weights)).network.state_dict()
-    assert weights_of(frozen)[first].equal(given[first])
-    assert not weights_of(learned)[first].equal(given[first])
-    assert not weights_of(random)[first].equal(Model.new(random.card, size=0).network.state_dict()[first])
+    given = first_layer_of(Model.new(frozen.card, size=0, weights=str(encoder_weights)).network)
+    assert first_layer_of(frozen.model.network).equal(given)
+    assert not first_layer_of(learned.model.network).equal(given)
+    assert not first_layer_of(random.model.network).equal(first_layer_of(Model.new(random.card, size=0).network))
 
 
 def test_the_range_test_leaves_no_trace_in_the_weights(a_trainer, monkeypatch):
@@ -238,12 +245,11 @@ def test_the_range_test_leaves_no_trace_in_the_weights(a_trainer, monkeypatch):
     monkeypatch.setattr(training, "range_test", lambda step: rates.extend(step(r) for r in (1e-3, 0.3)) or 1e-3)
     trainer = a_trainer(learning_rate=0.0)
     before = copy.deepcopy(trainer.network.state_dict())
-    assert trainer._found_rate() == 1e-3 if hasattr(trainer, "optimiser") else True
     trainer.optimiser = trainer._new_optimiser()
-    trainer._found_rate()
+    assert trainer._found_rate() == 1e-3
     assert are_equal(before, trainer.network.state_dict())
     assert not trainer.optimiser.state
-    assert rates
+    assert len(rates) == 2
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -274,7 +280,7 @@ class StopAt:
 INTERRUPTED = {
     "plain": {},
     "the learning rate found by a test": {"learning_rate": 0.0},
-    "a decoder with dropout": {"architecture": "FPN"},
+    "a decoder with dropout": {"architecture": "PSPNet"},
     "labels held out for good": {"validation_part": 0.3},
 }
 
@@ -342,10 +348,8 @@ def test_a_model_learns_on_from_corrected_labels(a_scene, train):
     first = train(a_scene.image, a_scene.slices)
     second = train(a_scene.image, a_scene.truth, start_from=first, epochs=1, learning_rate=1e-9)
     assert second.card.intensity == first.card.intensity
-    labels = [api.predict(a_scene.image, model).labels.array for model in (first, second)]
-    assert np.mean(labels[0] == labels[1]) > 0.9
-    with_new_statistics = [n for n in weights_of(first) if "running" in n or "num_batches" in n]
-    assert with_new_statistics
+    for before, after in zip(first.model.network.parameters(), second.model.network.parameters(), strict=True):
+        torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-6)
 
 
 def test_a_class_can_be_added_in_the_second_round(a_scene, train):

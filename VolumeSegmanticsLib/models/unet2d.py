@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from ..errors import DependencyError, ModelError, SettingsError
 from ..settings import TrainSettings
+from . import detail
 
 _REACHED_SECONDS = 5.0  # how long the server of the weights may take to answer the first call
 _OF_NETWORKS = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "requests", "urllib3")
+_TRIAL_SIDE = 64  # px; every U-Net takes it
 _HALVING_DECODERS = ("Unet", "UnetPlusPlus", "MAnet")
 _DECODER_CHANNELS = (256, 128, 64, 32, 16)
-_PREFIXES = re.compile(r"^((module|encoder|model)\.)*")
+_PREFIXES = re.compile(r"^((module|network|encoder|model)\.)*")
 
 
 def build(settings: TrainSettings, weights: str, *, channels: int, classes: int, size: int) -> nn.Module:
@@ -46,27 +48,35 @@ def build(settings: TrainSettings, weights: str, *, channels: int, classes: int,
     """
     architecture, encoder = settings.architecture, settings.encoder
     _refuse_unknown(encoder)
-    network = _created(settings, _offered(encoder, weights), channels, classes)
-    if Path(weights).is_file():
-        _load_encoder(network, Path(weights))
-    elif weights != "none" and _offered(encoder, weights) is None:
+    outputs = detail.FEATURES if settings.full_resolution else classes
+    network = _created(settings, _offered(encoder, weights), channels, outputs)
+    if weights != "none" and not Path(weights).is_file() and _offered(encoder, weights) is None:
         raise SettingsError(
             f'The encoder {encoder} has no weights "{weights}", and there is no file of that name.',
             f"Use one of: {', '.join(['none', *_weight_names(encoder)])}, or a local file.",
         )
+    if settings.full_resolution:
+        network = detail.Detailed(network, channels, classes)
     if size:
         _try_out(network, architecture, encoder, channels, size)
+    if architecture in _HALVING_DECODERS:
+        _drop_unused_stages(network, channels)
+    if Path(weights).is_file():
+        _load_encoder(network, Path(weights))
     return network
 
 
 def multiple_of(network: nn.Module) -> int:
     """Return the number that the sides of the network's input have to be a multiple of."""
     stride = int(getattr(network.encoder, "output_stride", 32))
-    return max(16 if type(network).__name__ in _HALVING_DECODERS else 32, stride)
+    plain = network.network if isinstance(network, detail.Detailed) else network
+    return max(16 if type(plain).__name__ in _HALVING_DECODERS else 32, stride)
 
 
 def last_layer(network: nn.Module) -> str:
     """Return what the names of the tensors begin with whose rows are the classes."""
+    if isinstance(network, detail.Detailed):
+        return "last."
     convolutions = [name for name, m in network.segmentation_head.named_modules() if isinstance(m, nn.Conv2d)]
     return f"segmentation_head.{convolutions[-1]}."
 
@@ -208,6 +218,17 @@ def _try_out(network: nn.Module, architecture: str, encoder: str, channels: int,
             f"{architecture} with the encoder {encoder} returns {tuple(shape[-2:])} pixels for {sides}.",
             "Choose another pair.",
         )
+
+
+def _drop_unused_stages(network: nn.Module, channels: int) -> None:
+    """Take out the parts of an encoder that no answer depends on: with four stages, half of a ResNet's weights."""
+    network.eval()
+    network(torch.zeros(1, channels, _TRIAL_SIDE, _TRIAL_SIDE)).sum().backward()
+    for name, stage in list(network.encoder.named_children()):
+        parameters = list(stage.parameters())
+        if parameters and all(parameter.grad is None for parameter in parameters):
+            setattr(network.encoder, name, nn.Identity())
+    network.zero_grad(set_to_none=True)
 
 
 def _first_line(error: BaseException) -> str:

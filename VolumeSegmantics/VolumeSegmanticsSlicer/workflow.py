@@ -1,0 +1,266 @@
+"""What the user can do, without a window: train, predict, evaluate, cancel, accept.
+
+A job runs in a process of its own. What is known about it is a `State`, and what it made arrives as nodes:
+
+             train, predict, evaluate               terminal event
+    idle ───────────────────────────────> running ────────────────────> done | failed | cancelled
+                         ^                   │                              ^         │
+                         │     cancel, or    │                              │         │
+                         │     scene closed  └───────> stopping ────────────┘         │
+                         └────────────────────────────────────────────────────────────┘
+
+One job runs at a time, on what the scene's `Parameters` named when it started. Nodes are held by ID: a job survives
+that they are deleted, and its files stay in its folder. Strokes are only read, but for what the user accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError, WorkerError
+from VolumeSegmanticsLib.settings import EvaluateSettings, PredictSettings, TrainSettings
+
+from .accepting import Region, Undo, accept
+from .choices import Choices
+from .job_folders import AnyPath, Images, evaluate_job, predict_job, train_job
+from .nodes import Node
+from .parameters import Parameters
+from .results import show_confidence, show_labels
+from .runner import Runner, StartWorker, start_worker
+from .states import Phase, State
+
+
+class Workflow:
+    """The jobs of a scene, and the one act that changes its strokes.
+
+    Args:
+        scene: The MRML scene. Closing it stops the job.
+        jobs_folder: Holds a folder for each job; None makes one for temporary files when the first job starts.
+        start: Starts the worker of a job.
+        save_for_undo: Called before strokes change, such as ``saveStateForUndo`` of the segment editor that the user
+            works with, whose undo then takes it back. None leaves that to ``undo_accept``.
+    """
+
+    def __init__(
+        self,
+        scene: Node,
+        *,
+        jobs_folder: AnyPath | None = None,
+        start: StartWorker = start_worker,
+        save_for_undo: Callable[[], object] | None = None,
+    ) -> None:
+        self.parameters = Parameters(scene)
+        self._scene = scene
+        self._choices = Choices(scene, self.parameters)
+        self._closings = 0
+        self._observation = scene.AddObserver(scene.StartCloseEvent, self._on_scene_closing)
+        self._runner = Runner(jobs_folder, start)
+        self._images = Images()
+        self._undo = Undo()
+        self._save_for_undo = save_for_undo
+
+    def __enter__(self) -> Workflow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """What is known about the present job, or else the last one."""
+        return self._runner.state
+
+    def allowed(self, action: str) -> str:
+        """Return why something cannot be done now, a sentence for its tooltip; empty where it can.
+
+        Args:
+            action: The name of one of the methods below.
+        """
+        try:
+            _CHECKS[action](self)
+        except VolumeSegmanticsError as error:
+            return str(error)
+        return ""
+
+    # Jobs: each method raises a VolumeSegmanticsError where its job cannot start; all that follows is in the state.
+
+    def train(
+        self,
+        *,
+        model: AnyPath | None = None,
+        start_from: AnyPath | None = None,
+        others: Sequence[tuple[Node, Node]] = (),
+    ) -> None:
+        """Start to train a model on the strokes; in the end it is the chosen model.
+
+        Args:
+            model: The ``.safetensors`` file to write; the default lies in the job's folder.
+            start_from: A model file that training goes on from.
+            others: More pairs of volume and segmentation node to learn from.
+        """
+        self._check("train")
+        settings = self.parameters.settings(TrainSettings)
+        pairs = [(self._choices.node("volume"), self._choices.node("annotation")), *others]
+        choice = _Choice(self._closings)
+
+        def show(state: State) -> State:
+            if choice.closings == self._closings:
+                self.parameters.model_path = Path(state.outputs["model"])
+            return state
+
+        self._runner.start(
+            "train",
+            lambda folder, report: train_job(
+                folder, pairs, settings, self._images, model=model, start_from=start_from, report=report
+            ),
+            show,
+        )
+
+    def predict(self, *, output: AnyPath | None = None, confidence: AnyPath | bool = False) -> None:
+        """Start to segment the volume with the chosen model.
+
+        The result refills the chosen result node; where none is chosen it gets a new one, which then is the chosen one.
+
+        Args:
+            output: The label file to write; the default lies in the job's folder.
+            confidence: True for a volume node of the confidence too, or the image file to write it to.
+        """
+        self._check("predict")
+        settings, model = self.parameters.settings(PredictSettings), self._choices.model()
+        volume = self._choices.node("volume")
+        ids = {role: self._choices.node_id(role) for role in ("volume", "result", "confidence")}
+        choice = _Choice(self._closings, ids, {"Model": str(model), "Settings": settings.changed()})
+        self._runner.start(
+            "predict",
+            lambda folder, report: predict_job(
+                folder, volume, model, settings, self._images, output=output, confidence=confidence
+            ),
+            lambda state: self._show_prediction(state, choice),
+        )
+
+    def evaluate(self, truth: Node | None = None) -> None:
+        """Start to compare the result with a segmentation node, by default with the strokes.
+
+        The figures are ``outputs["scores"]`` of the state, and lie in the folder ``outputs["folder"]`` with a picture.
+        """
+        self._check("evaluate")
+        settings = self.parameters.settings(EvaluateSettings)
+        volume, result = self._choices.node("volume"), self._choices.node("result")
+        known = truth or self._choices.node("annotation")
+        self._runner.start(
+            "evaluate",
+            lambda folder, report: evaluate_job(folder, volume, result, known, settings, report=report),
+            lambda state: state,
+        )
+
+    def cancel(self) -> None:
+        """Ask the job to stop; nothing happens where none runs."""
+        self._runner.cancel()
+
+    def pump(self) -> State:
+        """Take in what the job has told, without waiting for it, and return the state: for a timer."""
+        return self._runner.pump()
+
+    def wait(self, on_change: Callable[[State], object] | None = None) -> State:
+        """Wait for the end of the job and return the state: for scripts. ``on_change`` gets every new state."""
+        return self._runner.wait(on_change)
+
+    def close(self) -> None:
+        """End the job, and let go of the scene."""
+        self._runner.close()
+        self._scene.RemoveObserver(self._observation)
+
+    # Strokes
+
+    def accept(self, region: Region, *, overwrite: bool = False) -> int:
+        """Copy the result inside a region into the strokes, and return how many voxels that were.
+
+        Args:
+            region: Such as ``Region.one_slice(volume_node, "z", 12)``.
+            overwrite: Whether what the user has painted there is replaced too.
+        """
+        self._check("accept")
+        strokes = self._choices.node("annotation")
+        accepted = accept(
+            self._choices.node("result"),
+            strokes,
+            self._choices.node("volume"),
+            region,
+            overwrite=overwrite,
+            unpainted=self.parameters.settings(TrainSettings).unpainted,
+            before_change=self._save_for_undo or (lambda: self._undo.save(strokes)),
+        )
+        if accepted and not self._save_for_undo:
+            self._undo.settle(strokes)
+        return accepted
+
+    def undo_accept(self) -> None:
+        """Make the strokes what they were before the last part was accepted."""
+        self._check("undo_accept")
+        self._undo.take_back(self._choices.node("annotation"))
+
+    def _check(self, action: str) -> None:
+        _CHECKS[action](self)
+
+    def _check_job(self, task: str) -> None:
+        if self.state.is_running:
+            raise WorkerError("A job is running.", "Wait for its end, or cancel it.")
+        self._choices.check(task)
+
+    def _check_cancel(self) -> None:
+        if self.state.phase is Phase.STOPPING:
+            raise WorkerError("The job is being stopped already.")
+        if not self.state.is_running:
+            raise WorkerError("No job is running.")
+
+    def _check_undo_accept(self) -> None:
+        if refusal := self._undo.refusal(self._choices.node("annotation")):
+            raise InputError(refusal)
+
+    # What becomes of a job's end, and of the scene's
+
+    def _show_prediction(self, state: State, choice: _Choice) -> State:
+        """Show a result where its volume still is, and say otherwise where it lies."""
+        volume = self._still_there(choice, "volume")
+        if volume is None:
+            return replace(state, note=f"The volume is no longer in the scene. Its result is {state.outputs['labels']}")
+        node_ids = {}
+        for role, output, show in (("result", "labels", show_labels), ("confidence", "confidence", show_confidence)):
+            if output in state.outputs:
+                earlier = self._still_there(choice, role)
+                node = show(state.outputs[output], volume, result=earlier, provenance=choice.provenance)
+                self.parameters.choose(role, node)
+                node_ids[role] = str(node.GetID())
+        return replace(state, node_ids=node_ids)
+
+    def _still_there(self, choice: _Choice, role: str) -> Node | None:
+        is_same_scene = choice.closings == self._closings
+        return self._scene.GetNodeByID(choice.ids[role]) if is_same_scene and choice.ids[role] else None
+
+    def _on_scene_closing(self, *_: object) -> None:
+        self._closings += 1
+        self._images.forget()
+        self._undo.forget()
+        self._runner.cancel("The scene was closed.")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What was chosen when a job started: after how many closings of the scene, node IDs by role, and provenance."""
+
+    closings: int
+    ids: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+_CHECKS: dict[str, Callable[[Workflow], None]] = {
+    "train": lambda workflow: workflow._check_job("train"),
+    "predict": lambda workflow: workflow._check_job("predict"),
+    "evaluate": lambda workflow: workflow._check_job("evaluate"),
+    "cancel": Workflow._check_cancel,
+    "accept": lambda workflow: workflow._choices.check("accept"),
+    "undo_accept": Workflow._check_undo_accept,
+}
