@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,12 @@ from torch import Tensor
 from .augment import Augmentation
 from .intensity import Intensity
 from .settings import AXIS_LETTERS
-from .slicing import HoldOut, LabelledVoxels, axis_shares, planes
+from .slicing import HoldOut, LabelledVoxels, are_strokes, axis_shares, planes
 from .views import View
 from .volume import UNLABELLED, Volume
 
 VALIDATION_CROPS = 36
-_BALANCED = 0.5  # part of the crops whose class is drawn evenly; the others as painted, so that no class is overrated
+_BALANCED = 0.5  # part of the crops whose class is drawn evenly, where whole slices or regions are labelled
 _SAME_SCALE = 1.02  # pixels this close to square are taken as they are
 _AHEAD = 4  # batches prepared while the network works
 
@@ -185,6 +186,19 @@ class CropSource:
         self._voxels = [LabelledVoxels.of(each, np.random.default_rng(self.seed)) for each in labels]
         self._shares = [axis_shares(each, e.axes) for each, e in zip(labels, self.examples, strict=True)]
 
+    @cached_property
+    def has_strokes_only(self) -> bool:
+        """True where no volume has annotated slices or regions.
+
+        Strokes seldom touch edges, so nothing but how often a class was painted says where between two strokes the
+        edge lies: crops are then drawn as painted, lest rare classes grow fat.
+        """
+        return all(are_strokes(example.labels) for example in self.examples)
+
+    @property
+    def _balanced(self) -> float:
+        return 0.0 if self.has_strokes_only else _BALANCED
+
     def _without_slab(self, n: int) -> NDArray[np.uint8]:
         slab = self.held_out.slabs[n] if self.held_out else None
         if slab is None:
@@ -218,7 +232,7 @@ class CropSource:
         classes = sorted({value for voxels in self._voxels for value in voxels.by_class})
         totals = np.array([[v.counts.get(c, 0) for c in classes] for v in self._voxels], float)
         per_class = totals.sum(axis=0)
-        if rng.random() < _BALANCED:
+        if rng.random() < self._balanced:
             per_class = (per_class > 0).astype(float)
         chosen = rng.choice(len(classes), p=per_class / per_class.sum())
         example = int(rng.choice(len(self._voxels), p=totals[:, chosen] / totals[:, chosen].sum()))

@@ -18,7 +18,7 @@ ARCHITECTURES = (
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
     "Segformer", "DPT",
 )  # fmt: skip
-LOSSES = ("cross_entropy_dice", "cross_entropy", "dice", "jaccard", "focal", "tversky", "generalised_dice")
+LOSSES = ("auto", "cross_entropy_dice", "cross_entropy", "dice", "jaccard", "focal", "tversky", "generalised_dice")
 CLASS_WEIGHTS = ("none", "balanced", "root_balanced")
 AUGMENTATIONS = ("flips", "quarter_turns", "elastic", "scale", "brightness", "contrast", "noise", "blur", "gamma")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -113,7 +113,7 @@ class TrainSettings(Settings):
     crops_per_epoch: int = setting(512, "Crops that one epoch learns from.", minimum=1, maximum=1_000_000)
     crop_size: int = setting(64, "Side of a crop, at the scale of the image.", minimum=32, maximum=4096, unit="px")
     batch_size: int = setting(8, "Crops that are learned from together.", minimum=2, maximum=1024)
-    loss: str = setting("cross_entropy_dice", "What is minimised.", choices=LOSSES)
+    loss: str = setting("auto", "What is minimised; auto: strokes cross-entropy, else with Dice.", choices=LOSSES)
     class_weights: str = setting("none", "How much rare classes count more in the loss.", choices=CLASS_WEIGHTS)
     learning_rate: float = setting(0.0, "Highest learning rate; 0 = found by a range test.", minimum=0, maximum=1)
     encoder_rate: float = setting(0.3, "Learning rate of a pre-trained encoder as a part.", minimum=0, maximum=1)

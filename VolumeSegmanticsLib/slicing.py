@@ -22,6 +22,9 @@ FEW_PLANES = 10
 FEW_VOXELS = 20_000
 """With fewer labelled planes or voxels than this, a held-out slab is only borrowed from training, not taken from it."""
 
+STROKE_DENSITY = 0.1
+"""Labels are strokes where a labelled voxel finds less than this part of its plane labelled."""
+
 _INDEXED_VOXELS = 500_000  # of one class in one volume; a random choice of more is as good
 
 
@@ -139,20 +142,26 @@ def _slab_score(held: NDArray[np.int64], totals: NDArray[np.int64], part: float)
     return float(np.minimum(shares, part).sum() - np.maximum(shares - part, 0).sum())
 
 
+def plane_density(labels: NDArray[np.uint8], axis: int) -> float:
+    """Return which part of its plane, perpendicular to an array axis, a labelled voxel finds labelled on the mean."""
+    others = tuple(a for a in range(3) if a != axis)
+    counts = np.count_nonzero(labels != UNLABELLED, axis=others).astype(float)
+    plane = np.prod([labels.shape[a] for a in others])
+    return float(np.square(counts).sum() / max(1.0, counts.sum()) / plane)
+
+
+def are_strokes(labels: NDArray[np.uint8]) -> bool:
+    """Tell whether labels are brush strokes rather than annotated slices or regions: thin in every plane."""
+    return max(plane_density(labels, axis) for axis in range(3)) < STROKE_DENSITY
+
+
 def axis_shares(labels: NDArray[np.uint8], axes: str) -> NDArray[np.float64]:
     """Return how often planes of each axis should be learned from, (len(axes),), sum 1.
 
     A plane that crosses the labelled slices carries a few lines of labels only, and teaches less for the same work:
     the share goes with the square root of the part of its plane that a labelled voxel finds labelled.
     """
-    densities = []
-    for letter in axes:
-        axis = AXIS_LETTERS.index(letter)
-        others = tuple(a for a in range(3) if a != axis)
-        counts = np.count_nonzero(labels != UNLABELLED, axis=others).astype(float)
-        plane = np.prod([labels.shape[a] for a in others])
-        densities.append(np.square(counts).sum() / max(1.0, counts.sum()) / plane)
-    shares = np.sqrt(densities)
+    shares = np.sqrt([plane_density(labels, AXIS_LETTERS.index(letter)) for letter in axes])
     return shares / shares.sum() if shares.sum() > 0 else np.full(len(axes), 1 / len(axes))
 
 

@@ -99,7 +99,7 @@ class Trainer:
         self.dtype = devices.dtype(settings.precision, self.device, is_training=True)
         self.network = model.network.to(self.device)
         self.checkpoint = checkpoint
-        self.loss: Loss = LOSSES[settings.loss]
+        self.loss: Loss = LOSSES[_loss_name(settings.loss, source)]
         self.weights = self._class_weights()
         self.frozen_part = settings.frozen_part if is_pretrained else 0.0
         self.encoder_rate = settings.encoder_rate if is_pretrained else 1.0
@@ -300,6 +300,13 @@ class Trainer:
             self._join()
         self.report(Log("info", f"Training goes on after epoch {facts['epoch']}, where it was interrupted."))
         return facts["epoch"], facts["seconds"]
+
+
+def _loss_name(wanted: str, source: CropSource) -> str:
+    """Return which loss ``"auto"`` means: the overlap of shapes says nothing where only strokes are known of them."""
+    if wanted != "auto":
+        return wanted
+    return "cross_entropy" if source.has_strokes_only else "cross_entropy_dice"
 
 
 def clock_total(step: int, clock: Clock) -> int:

@@ -29,8 +29,8 @@ LAYERS = (
     ("volume", "io", "intensity", "views", "blocks", "slicing", "fusion", "constraints", "separate", "measure",
      "metrics", "simulate"),
     # 2: networks
-    ("augment", "checkpoint", "dataset", "devices", "features", "models", "losses", "learning_rate", "prepare", "training",
-     "prediction"),
+    ("augment", "checkpoint", "dataset", "devices", "features", "models", "losses", "learning_rate", "prepare",
+     "training", "prediction"),
     # 3: composition
     ("tasks", "worker", "cli", "report", "cluster", "api", "demo", "progress", "__main__"),
 )

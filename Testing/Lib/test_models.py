@@ -23,8 +23,8 @@ from VolumeSegmanticsLib.models.folding import folded
 from VolumeSegmanticsLib.settings import TrainSettings
 
 
-def small(architecture="Unet", encoder="resnet18", weights="none", *, channels=1, size=0):
-    settings = TrainSettings(architecture=architecture, encoder=encoder)
+def small(architecture="Unet", encoder="resnet18", weights="none", *, channels=1, size=0, depth=0):
+    settings = TrainSettings(architecture=architecture, encoder=encoder, encoder_depth=depth)
     return unet2d.build(settings, weights, channels=channels, classes=3, size=size)
 
 
@@ -331,7 +331,7 @@ def test_local_weights_may_be_safetensors(tmp_path):
 
 
 def test_local_weights_may_be_a_model_of_our_own(a_tiny_model, a_model_file):
-    network = small(weights=str(a_model_file))
+    network = small(weights=str(a_model_file), depth=3)
     assert network.encoder.conv1.weight.equal(a_tiny_model.network.encoder.conv1.weight)
 
 

@@ -11,9 +11,11 @@ from VolumeSegmanticsLib.slicing import (
     HoldOut,
     LabelledVoxels,
     Slab,
+    are_strokes,
     axis_shares,
     hold_out,
     plane_counts,
+    plane_density,
     planes,
 )
 from VolumeSegmanticsLib.volume import UNLABELLED, Grid, LabelMap
@@ -299,3 +301,25 @@ def test_a_fully_labelled_volume_is_searched_in_little_memory(rng, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.5 * labels.size
+
+
+@pytest.mark.parametrize(
+    ("painted", "strokes"),
+    [
+        pytest.param(np.s_[4, 3:5, 2:12], True, id="one stroke"),
+        pytest.param(np.s_[4], False, id="a whole slice"),
+        pytest.param(np.s_[:, 7], False, id="a whole slice of another axis"),
+        pytest.param(np.s_[2:8, 4:12, 4:12], False, id="a region"),
+    ],
+)
+def test_strokes_are_thin_in_every_plane(painted, strokes):
+    labels = np.full((10, 20, 24), UNLABELLED, np.uint8)
+    labels[painted] = 1
+    assert are_strokes(labels) is strokes
+
+
+def test_the_density_of_a_plane_is_that_which_a_labelled_voxel_meets():
+    labels = np.full((2, 2, 4), UNLABELLED, np.uint8)
+    labels[0, 0] = 1  # four voxels in a plane of eight
+    labels[1, 0, 0] = 2  # and one
+    assert plane_density(labels, 0) == pytest.approx((4 * 4 / 8 + 1 * 1 / 8) / 5)

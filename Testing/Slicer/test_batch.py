@@ -15,14 +15,16 @@ import psutil
 import pytest
 
 from VolumeSegmanticsLib import io, simulate
-from VolumeSegmanticsLib.card import read_card
 from VolumeSegmanticsLib.classes import LabelClass
+from VolumeSegmanticsLib.jobs import Job
 from VolumeSegmanticsLib.launch import WorkerProcess
+from VolumeSegmanticsLib.settings import TrainSettings
 from VolumeSegmanticsLib.volume import Grid, Volume
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 from VolumeSegmanticsSlicer import batch, batch_options  # noqa: E402
 from VolumeSegmanticsSlicer.nodes import grid_of, volume_of  # noqa: E402
+from VolumeSegmanticsSlicer.parameters import Parameters  # noqa: E402
 from VolumeSegmanticsSlicer.results import provenance_of  # noqa: E402
 from VolumeSegmanticsSlicer.scenes import Scene, stem  # noqa: E402
 from VolumeSegmanticsSlicer.segmentations import labels_of  # noqa: E402
@@ -149,7 +151,7 @@ def test_volumes_of_a_scene_and_files_go_together_and_all_is_saved(a_folder, qui
         assert scene.names(batch.SEGMENTATION) == ["Scan größer segmentation", "second segmentation"]
 
 
-def test_strokes_and_volumes_of_a_saved_scene_are_found_by_name(a_folder):
+def test_strokes_and_volumes_of_a_saved_scene_are_found_by_name(a_folder, quick_workers):
     """A .mrml scene with its files beside it, as File > Save leaves it; the image lies under a transform."""
     from vtk import vtkMatrix4x4
 
@@ -172,13 +174,17 @@ def test_strokes_and_volumes_of_a_saved_scene_are_found_by_name(a_folder):
             storage.SetFileName(str(a_folder / name))
             assert storage.WriteData(node)
             node.SetAndObserveStorageNodeID(storage.GetID())
+        Parameters(scene.mrml).keep(TrainSettings(epochs=7, axes="z"))
         assert scene.mrml.Commit(str(a_folder / "szene.mrml"))
-    done = run("--scene", "szene.mrml", "Scan: eins", "--strokes", "Striche", *MODEL, "--jobs-folder", "jobs", *QUICK)
-    assert done.returncode == 0, done.stderr
+    arguments = ["--scene", "szene.mrml", "Scan: eins", "--strokes", "Striche", *MODEL, "--results", "."]
+    assert batch.main([*arguments, "--jobs-folder", "jobs", "--train", "epochs=40"]) == 0
+    settings = Job.open("jobs/001-train").settings
+    assert (settings["epochs"], settings["axes"]) == (40, "z")  # what the scene remembers, but for what was asked
+    assert Path("Scan_ eins-result.seg.nrrd").is_file()
     image, labels = io.read_volume("jobs/001-train/image.nrrd"), io.read_labels("jobs/001-train/labels.seg.nrrd")
     assert image.grid == labels.grid == io.read_volume("scan.nrrd").grid  # under a transform as without it
     assert np.array_equal(labels.array, io.read_labels("scan strokes.seg.nrrd").array)
-    assert [c.name for c in read_card(Path("m.safetensors")).classes] == [c.name for c in CLASSES]
+    assert [c.name for c in labels.classes] == [c.name for c in CLASSES]
 
 
 # Ends -----------------------------------------------------------------------------------------------------------------

@@ -183,7 +183,6 @@ def test_a_terminal_event_ends_the_job(ending, phase):
     assert (state.phase, state.is_running, state.seconds_left) == (phase, False, None)
     assert state.outputs == (ending.outputs if phase is Phase.DONE else {})
     assert state.error == (ending if phase is Phase.FAILED else None)
-    assert state.log == (("No.", "Do.") if phase is Phase.FAILED else ())
 
 
 def test_the_log_keeps_its_last_lines():

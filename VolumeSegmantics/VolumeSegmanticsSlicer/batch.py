@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from VolumeSegmanticsLib.errors import Cancelled, InputError, VolumeSegmanticsError
 from VolumeSegmanticsLib.events import Event, Log
 from VolumeSegmanticsLib.launch import clean_environment
+from VolumeSegmanticsLib.settings import PredictSettings, TrainSettings
 
 from . import batch_options
 from .nodes import Node
@@ -60,8 +62,8 @@ def _run(options: argparse.Namespace) -> None:
         if options.scene:
             scene.open(options.scene)
         with Workflow(scene.mrml, jobs_folder=options.jobs_folder, start=start) as workflow:
-            workflow.parameters.keep(options.train)
-            workflow.parameters.keep(options.predict)
+            for kind, asked in ((TrainSettings, options.train), (PredictSettings, options.predict)):
+                workflow.parameters.keep(replace(workflow.parameters.settings(kind), **asked))
             workflow.parameters.model_path = options.model.absolute()
             with _Batch(scene, workflow, options) as batch:
                 batch.run()
@@ -177,7 +179,7 @@ class _Batch:
         node = self._node(name, SEGMENTATION)
         if node is None:
             self._refuse_unknown(name, SEGMENTATION)
-            unpainted = self._options.train.unpainted
+            unpainted = self._workflow.parameters.settings(TrainSettings).unpainted
             node = self._scene.load_labels(Path(name), volume, unpainted=unpainted, report=_tell_log)
         return node
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.errors import InputError, SettingsError
-from VolumeSegmanticsLib.settings import PredictSettings, TrainSettings
+from VolumeSegmanticsLib.settings import PredictSettings, Settings, TrainSettings
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return what the arguments ask for; ``train`` and ``predict`` are settings.
+    """Return what the arguments ask for; ``train`` and ``predict`` are settings by name.
 
     Raises:
         VolumeSegmanticsError: Something cannot be done.
@@ -100,11 +100,13 @@ def _check(options: argparse.Namespace) -> None:
             io.check_writable(path)
 
 
-def _settings(kind: type[Any], assignments: Sequence[str]) -> Any:
+def _settings(kind: type[Settings], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the settings that are named; all others stay as the scene remembers them."""
     texts = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise SettingsError(f'"{assignment}" gives no value.', "Write FIELD=VALUE.")
         texts[name.strip().replace("-", "_")] = text.strip()
-    return kind.from_text(texts)
+    settings = kind.from_text(texts)
+    return {name: getattr(settings, name) for name in texts}

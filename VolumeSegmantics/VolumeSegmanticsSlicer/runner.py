@@ -126,7 +126,7 @@ class Runner:
         """Ask the job to stop; it is over once a later state says so. The note says why, for the user."""
         if self._worker is not None:
             self._worker.stop()
-            self.state = replace(self.state, phase=Phase.STOPPING, note=note)
+            self.state = replace(self.state, phase=Phase.STOPPING, note=note or self.state.note)
 
     def close(self) -> None:
         """End the job, and wait for that."""

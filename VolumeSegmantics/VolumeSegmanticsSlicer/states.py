@@ -102,10 +102,6 @@ class State:
         """Return what is known once an event has happened."""
         return _FOLDS[type(event)](self, event)
 
-    def _told(self, *lines: str) -> State:
-        new = [line for line in lines if line]
-        return replace(self, log=(*self.log, *new)[-LOG_LINES:], lines=self.lines + len(new))
-
 
 def _ended(state: State, phase: Phase, **changes: Any) -> State:
     return replace(state, phase=phase, seconds_left=None, **changes)
@@ -117,8 +113,8 @@ _FOLDS: dict[type[Event], Callable[[State, Any], State]] = {
     ),
     EpochEnded: lambda state, event: replace(state, epochs=(*state.epochs, event)),
     Preview: lambda state, event: replace(state, preview=event.path),
-    Log: lambda state, event: state._told(event.text),
+    Log: lambda state, event: replace(state, log=(*state.log, event.text)[-LOG_LINES:], lines=state.lines + 1),
     Finished: lambda state, event: _ended(state, Phase.DONE, outputs=event.outputs),
-    Failed: lambda state, event: _ended(state, Phase.FAILED, error=event)._told(event.message, event.hint),
+    Failed: lambda state, event: _ended(state, Phase.FAILED, error=event),
     WasCancelled: lambda state, event: _ended(state, Phase.CANCELLED),
 }
