@@ -25,6 +25,8 @@ from .volume import UNLABELLED
 
 JOINING_PART = 0.7  # of a run: here borrowed held-out labels join the training
 _BATCHES_MIN = 4
+_SETTLING_BATCHES = 24
+_SETTLING_ROUND = 2**31 - 1  # no epoch has this number
 
 
 @dataclass
@@ -216,8 +218,26 @@ class Trainer:
         self.report(Log("info", "The held-out labels join the training now; the score told is the one before."))
 
     def _keep_best(self) -> None:
+        """Take the best weights where some were kept, and measure their batch statistics anew.
+
+        The running averages of batch norm trail behind weights that change fast; after a short run they would be wrong
+        enough to spoil the answer (Wu and Johnson 2021, "precise batch norm").
+        """
         if self.best:
             self.network.load_state_dict(self.best)
+        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean
+        self.network.train()
+        with torch.inference_mode():
+            for images, _ in self.source.batches(
+                _SETTLING_BATCHES if norms else 0, self.settings.batch_size, self.augment, round=_SETTLING_ROUND
+            ):
+                self.network(standardised(images.to(self.device), self.source.intensity))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
         self.network.eval()
 
     def _found_rate(self) -> float:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def a_folder(a_scan_folder, tmp_path, monkeypatch) -> Path:
     shutil.copytree(a_scan_folder, tmp_path / "Proben für Ümit")
     monkeypatch.chdir(tmp_path / "Proben für Ümit")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / "Proben für Ümit"
 
 
@@ -135,6 +138,17 @@ def test_many_volumes_go_through_one_model(a_folder, quick_workers, capsys):
     jobs = sorted(path.name for path in Path("jobs").iterdir())
     assert jobs == ["001-train", "002-predict", "003-predict", "004-predict"]
     assert not list(Path("jobs/002-predict").glob("*.nrrd"))  # the training has written this volume already
+
+
+@pytest.mark.parametrize(("model", "left"), [("m.safetensors", 0), ("broken.nrrd", 1)])
+def test_jobs_without_a_folder_of_their_own_are_kept_for_their_logs_only(model, left, a_folder, monkeypatch, capsys):
+    command = [sys.executable, str(QUICK_WORKER), "mendable" if left else "own"]
+    monkeypatch.setattr(batch, "start_worker", lambda folder: WorkerProcess(folder, command=command))
+    Path(model).touch()
+    assert batch.main(["second.tif", "--model", model, "--results", "."]) == (2 if left else 0)
+    kept = list(a_folder.parent.glob("VolumeSegmantics-*"))
+    assert len(kept) == left
+    assert all(f"Log: {folder}" in capsys.readouterr().err for folder in kept)
 
 
 def test_volumes_of_a_scene_and_files_go_together_and_all_is_saved(a_folder, quick_workers):

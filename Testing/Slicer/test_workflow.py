@@ -408,6 +408,17 @@ def test_jobs_have_folders_in_the_order_of_their_start(a_corrected_workflow):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["001-predict", "002-train"]
 
 
+def test_a_result_can_be_compared_with_any_segmentation(a_corrected_workflow, a_starter, some_strokes):
+    a_starter.behaviour = "succeed"
+    a_corrected_workflow.parameters.choose("annotation", None)
+    with pytest.raises(InputError, match="strokes"):
+        a_corrected_workflow.evaluate()
+    a_corrected_workflow.evaluate(some_strokes)
+    folder = a_corrected_workflow.wait().folder
+    assert [c.name for c in io.read_labels(folder / "truth.seg.nrrd").classes] == list(COLORS)
+    assert [c.name for c in io.read_labels(folder / "prediction.seg.nrrd").classes] == ["dark", "bright"]
+
+
 # Results --------------------------------------------------------------------------------------------------------------
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     start = _external(options.worker_python) if options.worker_python else start_worker
-    with Scene() as scene:
+    with Scene() as scene, _jobs_folder(options.jobs_folder) as jobs_folder:
         if options.scene:
             scene.open(options.scene)
-        with Workflow(scene.mrml, jobs_folder=options.jobs_folder, start=start) as workflow:
+        with Workflow(scene.mrml, jobs_folder=jobs_folder, start=start) as workflow:
             for kind, asked in ((TrainSettings, options.train), (PredictSettings, options.predict)):
                 workflow.parameters.keep(replace(workflow.parameters.settings(kind), **asked))
             workflow.parameters.model_path = options.model.absolute()
@@ -70,6 +73,15 @@ def _run(options: argparse.Namespace) -> None:
         if options.save_scene:
             scene.save(options.save_scene)
             _made(options.save_scene)
+
+
+@contextmanager
+def _jobs_folder(chosen: Path | None) -> Iterator[Path]:
+    """Yield the folder for jobs; where none was chosen it is gone after success, and kept with its logs otherwise."""
+    folder = chosen or Path(tempfile.mkdtemp(prefix="VolumeSegmantics-"))
+    yield folder
+    if chosen is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Batch:

@@ -146,7 +146,7 @@ class Workflow:
 
         The figures are ``outputs["scores"]`` of the state, and lie in the folder ``outputs["folder"]`` with a picture.
         """
-        self._check("evaluate")
+        self._check_free()
         settings = self.parameters.settings(EvaluateSettings)
         volume, result = self._choices.node("volume"), self._choices.node("result")
         known = truth or self._choices.node("annotation")
@@ -205,9 +205,12 @@ class Workflow:
     def _check(self, action: str) -> None:
         _CHECKS[action](self)
 
-    def _check_job(self, task: str) -> None:
+    def _check_free(self) -> None:
         if self.state.is_running:
             raise WorkerError("A job is running.", "Wait for its end, or cancel it.")
+
+    def _check_job(self, task: str) -> None:
+        self._check_free()
         self._choices.check(task)
 
     def _check_cancel(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -177,15 +178,22 @@ def test_a_report_may_cancel(a_folder, some_labels):
 
 @pytest.fixture
 def a_full_disk():
-    """A limit of 10 kB a file, which the system enforces as a full disk would be; ask it to begin."""
+    """A context in which the system allows 10 kB a file, as a full disk would.
+
+    It ends before pytest itself writes again: its own output may well be a larger file.
+    """
     resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def begin():
+    @contextmanager
+    def full():
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    yield begin
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    return full
 
 
 @pytest.mark.parametrize("compressed", [True, False], ids=["labels", "volume"])
@@ -196,8 +204,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(name, compressed, 
     small = np.zeros((2, 3, 4), np.uint8)
     write(a_folder / name, small, compressed=compressed)
     before = {file: file.read_bytes() for file in a_folder.iterdir()}
-    a_full_disk()
-    with pytest.raises(ResourceError, match=f"{name}.*Free some space"):
+    with a_full_disk(), pytest.raises(ResourceError, match=f"{name}.*Free some space"):
         write(a_folder / name, noise, compressed=compressed)
     assert {file: file.read_bytes() for file in a_folder.iterdir()} == before
     np.testing.assert_array_equal(io.read_labels(a_folder / name).array, small)
@@ -205,8 +212,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(name, compressed, 
 
 def test_a_full_disk_leaves_the_earlier_folder(a_folder, a_full_disk):
     io.write_volume(a_folder / "slices", Volume.of(np.zeros(SHAPE, np.uint8)))
-    a_full_disk()
-    with pytest.raises(ResourceError, match="Free some space"):
+    with a_full_disk(), pytest.raises(ResourceError, match="Free some space"):
         io.write_volume(a_folder / "slices", Volume.of(np.ones((2, 200, 100), np.uint8)))
     assert list(a_folder.iterdir()) == [a_folder / "slices"]
     np.testing.assert_array_equal(io.read_volume(a_folder / "slices").array, 0)

@@ -52,5 +52,5 @@ BEHAVIOURS = {"own": {"train": train, "predict": predict}, "wait": {"predict": p
 
 if __name__ == "__main__":
     _, behaviour, *_, folder = sys.argv
-    tasks = BEHAVIOURS.get(behaviour) or dict.fromkeys(("train", "predict"), driver.TASKS[behaviour])
+    tasks = BEHAVIOURS.get(behaviour) or dict.fromkeys(("train", "predict", "evaluate"), driver.TASKS[behaviour])
     sys.exit(worker.run(folder, parent_watch=True, tasks=tasks))
