@@ -225,12 +225,13 @@ class Trainer:
         """
         if self.best:
             self.network.load_state_dict(self.best)
-        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.network.train()
+        self._freeze(self.frozen_part >= 1)
+        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean
-        self.network.train()
         with torch.inference_mode():
             for images, _ in self.source.batches(
                 _SETTLING_BATCHES if norms else 0, self.settings.batch_size, self.augment, round=_SETTLING_ROUND

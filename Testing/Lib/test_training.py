@@ -150,7 +150,8 @@ def test_it_stops_early_and_keeps_the_best_weights(a_trainer, monkeypatch):
     fitted = trainer.run()
     assert [epoch.is_best for epoch in fitted.history] == [True, False, False]
     assert fitted.scores["epoch"] == 1
-    assert are_equal(trainer.network.state_dict(), kept[0])
+    learned = dict(trainer.network.named_parameters())  # batch statistics are measured anew
+    assert are_equal(learned, {name: kept[0][name] for name in learned})
 
 
 def test_borrowed_labels_join_when_nothing_gets_better_and_the_run_goes_to_its_end(a_trainer, monkeypatch, heard):
@@ -376,3 +377,11 @@ def test_strokes_are_learned_by_cross_entropy_alone(painted, loss, a_scene, a_ti
     example = Example(Volume.of(a_scene.image), labels, "zyx")
     source = CropSource([example], None, Intensity.measure([example.image]), CropShape(32))
     assert Trainer(a_tiny_model, source, replace(tiny_settings, loss="auto")).loss is LOSSES[loss]
+
+
+def test_batch_statistics_are_measured_anew_at_the_end(a_trainer):
+    trainer = a_trainer(epochs=1)
+    trainer.run()
+    norms = [module for module in trainer.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {int(norm.num_batches_tracked) for norm in norms} == {training._SETTLING_BATCHES}
+    assert {norm.momentum for norm in norms} == {0.1}
