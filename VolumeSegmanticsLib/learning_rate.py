@@ -11,11 +11,12 @@ _FIRST, _LAST = 1e-5, 3e-1
 _LEAST_DROP = 0.05  # part of the first loss; curves flatter than this say nothing
 
 
-def range_test(step: Callable[[float], float]) -> float:
+def range_test(step: Callable[[float], float], *, may_go_on: Callable[[], bool] = lambda: True) -> float:
     """Try rising learning rates and return a good one (L. N. Smith 2017).
 
     Args:
         step: Does one training step at a learning rate and returns its loss.
+        may_go_on: Asked before every step; the test ends where the time does not last.
 
     Returns:
         A rate between ``LOWEST`` and ``HIGHEST``; ``DEFAULT`` where the losses say nothing.
@@ -23,6 +24,8 @@ def range_test(step: Callable[[float], float]) -> float:
     rates = [_FIRST * (_LAST / _FIRST) ** (n / (STEPS - 1)) for n in range(STEPS)]
     losses: list[float] = []
     for rate in rates:
+        if not may_go_on():
+            break
         losses.append(step(rate))
         if not math.isfinite(losses[-1]) or losses[-1] > 3 * min(losses):
             break

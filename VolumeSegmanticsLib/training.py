@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +17,18 @@ from . import devices, metrics
 from .augment import Augmentation
 from .checkpoint import Checkpoint, optimiser_tensors, prefixed, restore_optimiser, under
 from .dataset import CropSource
+from .errors import ModelError
 from .events import EpochEnded, Log, Progress, Report, ignore
-from .learning_rate import one_cycle, range_test
-from .losses import LOSSES, Loss, class_weights
+from .learning_rate import STEPS, one_cycle, range_test
+from .losses import LOSSES, Loss, class_weights, off_edges
 from .models import Model, neighbours, standardised
 from .settings import TrainSettings, augmentations
+from .settling import measure_batch_statistics
 from .volume import UNLABELLED
 
 JOINING_PART = 0.7  # of a run: here borrowed held-out labels join the training
 _BATCHES_MIN = 4
+_TESTING_PART = 0.2  # of a run that the range test may take at most
 _SETTLING_BATCHES = 24
 _SETTLING_ROUND = 2**31 - 1  # no epoch has this number
 
@@ -84,6 +88,7 @@ class Trainer:
         is_pretrained: True where the encoder starts with weights worth keeping.
         report: Takes ``Progress``, ``EpochEnded`` and ``Log``; may raise ``Cancelled``.
         checkpoint: Where the state is kept after every epoch; None keeps none.
+        after_epoch: Called after every epoch; may use the model, and leave its network in evaluation mode.
     """
 
     def __init__(
@@ -95,12 +100,13 @@ class Trainer:
         is_pretrained: bool = False,
         report: Report = ignore,
         checkpoint: Checkpoint | None = None,
+        after_epoch: Callable[[], object] = lambda: None,
     ) -> None:
         self.model, self.source, self.settings, self.report = model, source, settings, report
         self.device = devices.choose(settings.device)
         self.dtype = devices.dtype(settings.precision, self.device, is_training=True)
         self.network = model.network.to(self.device)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.after_epoch = checkpoint, after_epoch
         self.loss: Loss = LOSSES[_loss_name(settings.loss, source)]
         self.weights = self._class_weights()
         self.frozen_part = settings.frozen_part if is_pretrained else 0.0
@@ -123,7 +129,7 @@ class Trainer:
             clock.go_on_at(JOINING_PART, self.stalled_at)
         self._freeze(self.frozen_part > 0)
         if not self.fitted.learning_rate:
-            self.fitted.learning_rate = self.settings.learning_rate or self._found_rate()
+            self.fitted.learning_rate = self.settings.learning_rate or self._found_rate(clock)
         step = epoch * self.batches
         while clock.part(step) < 1 or not self.fitted.history:  # one step at least, however short the time
             epoch += 1
@@ -166,18 +172,26 @@ class Trainer:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.network(standardised(images, self.source.intensity))
         loss = self.loss(logits, labels, self.weights)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss + self._off_edges(images, logits)).backward()
         self.scaler.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return loss.detach()
 
+    def _off_edges(self, images: Tensor, logits: Tensor) -> Tensor | float:
+        """Return the penalty for edges of the answer that lie off those of the image, where only strokes are known."""
+        if not self.settings.edge_weight or not self.source.has_strokes_only:
+            return 0.0
+        channels = self.model.card.channels
+        middle = neighbours(self.model.card) * channels
+        return self.settings.edge_weight * off_edges(images[:, middle : middle + channels], logits)
+
     def _end_epoch(self, epoch: int, train_loss: float, part: float) -> None:
         """Validate, keep the weights if they are the best, and tell."""
         valid_loss, scores = self._validate() if self.validation and not self.has_joined else (None, None)
-        best_so_far = self.fitted.scores.get("mean_dice", -1.0)
-        is_best = scores is not None and scores.mean_dice >= best_so_far
+        self._refuse_divergence(epoch)
+        is_best = scores is not None and self._is_better(scores.mean_dice, valid_loss)
         if is_best and scores is not None:
             self.fitted.scores = _told(scores, epoch)
             if self.source.held_out and self.source.held_out.for_good:
@@ -186,6 +200,7 @@ class Trainer:
         ended = EpochEnded(epoch, train_loss, valid_loss, scores.mean_dice if scores else None, rate, is_best)
         self.fitted.history.append(ended)
         self.report(ended)
+        self.after_epoch()
 
     def _validate(self) -> tuple[float, metrics.Scores]:
         """Return loss and scores on the crops of the held-out labels."""
@@ -200,6 +215,18 @@ class Trainer:
                 losses.append(float(self.loss(logits, labels, self.weights)))
                 confusion += _confusion(logits.argmax(dim=1), labels, len(classes))
         return sum(losses) / len(losses), metrics.Scores(classes, confusion.numpy(), np.zeros(len(classes), np.int64))
+
+    def _is_better(self, dice: float, loss: float | None) -> bool:
+        """Tell whether a validation is better than all before; where the Dice is the same, by its loss."""
+        earlier = [(e.valid_dice, -(e.valid_loss or 0.0)) for e in self.fitted.history if e.valid_dice is not None]
+        return not earlier or (dice, -(loss or 0.0)) > max(earlier)
+
+    def _refuse_divergence(self, epoch: int) -> None:
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
+            raise ModelError(
+                f"The training diverged in epoch {epoch}: the weights are no numbers any more.",
+                f"Set a learning rate below {self.fitted.learning_rate:.2g}, or 0 to have it found.",
+            )
 
     def _has_stalled(self) -> bool:
         """Tell whether validation has not become better for ``patience`` epochs."""
@@ -218,34 +245,26 @@ class Trainer:
         self.report(Log("info", "The held-out labels join the training now; the score told is the one before."))
 
     def _keep_best(self) -> None:
-        """Take the best weights where some were kept, and measure their batch statistics anew.
-
-        The running averages of batch norm trail behind weights that change fast; after a short run they would be wrong
-        enough to spoil the answer (Wu and Johnson 2021, "precise batch norm").
-        """
+        """Take the best weights where some were kept, and measure their batch statistics anew."""
         if self.best:
             self.network.load_state_dict(self.best)
         self.network.train()
         self._freeze(self.frozen_part >= 1)
-        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean
-        with torch.inference_mode():
-            for images, _ in self.source.batches(
-                _SETTLING_BATCHES if norms else 0, self.settings.batch_size, self.augment, round=_SETTLING_ROUND
-            ):
-                self.network(standardised(images.to(self.device), self.source.intensity))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        measure_batch_statistics(self.network, self._settling())
         self.network.eval()
 
-    def _found_rate(self) -> float:
+    def _settling(self) -> Iterator[Tensor]:
+        """Yield what the network says about some crops."""
+        for images, _ in self.source.batches(
+            _SETTLING_BATCHES, self.settings.batch_size, self.augment, round=_SETTLING_ROUND
+        ):
+            yield self.network(standardised(images.to(self.device), self.source.intensity))
+
+    def _found_rate(self, clock: Clock) -> float:
         """Run the range test on a copy of the weights; the network is as before afterwards."""
         self.report(Progress("learning rate", 0, 1))
         before = copy.deepcopy(self.network.state_dict())
-        batches = self.source.batches(64, self.settings.batch_size, self.augment, round=0)
+        batches = self.source.batches(STEPS, self.settings.batch_size, self.augment, round=0)
         self.network.train()
 
         def step(rate: float) -> float:
@@ -253,7 +272,7 @@ class Trainer:
             self.report(Progress("learning rate", 0, 1))
             return float(self._step(*next(batches)))
 
-        rate = range_test(step)
+        rate = range_test(step, may_go_on=lambda: clock.part(0) < _TESTING_PART)
         batches.close()  # type: ignore[attr-defined]
         self.network.load_state_dict(before)
         self.optimiser = self._new_optimiser()

@@ -52,6 +52,17 @@ def test_the_test_ends_where_the_loss_bursts():
     assert tried == RATES[: len(tried)]
 
 
+def test_the_test_ends_with_its_time():
+    tried = []
+
+    def step(rate: float) -> float:
+        tried.append(rate)
+        return 1 / len(tried)
+
+    assert range_test(step, may_go_on=lambda: len(tried) < 3) == DEFAULT
+    assert tried == RATES[:3]
+
+
 def test_losses_of_any_size_give_a_rate_within_the_limits():
     for losses in itertools.product([0.0, -5.0, 1e308, 1e-308], repeat=3):
         assert LOWEST <= suggestion(RATES, [*losses] * 8) <= HIGHEST

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from VolumeSegmanticsLib.losses import LOSSES, class_weights
+from VolumeSegmanticsLib.losses import LOSSES, class_weights, off_edges
 from VolumeSegmanticsLib.volume import UNLABELLED
 
 EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -162,3 +162,46 @@ def test_class_weights_have_the_mean_one_over_the_painted_classes(kind, voxels, 
 
 def test_no_class_weights_are_none():
     assert class_weights("none", [1, 2]) is None
+
+
+# Edges of the answer and of the image
+
+
+def a_split(edge, size=12) -> torch.Tensor:
+    """A picture (size, size) of two halves, 0 on the left of a column and 1 from it on."""
+    return (torch.arange(size) >= edge).float().expand(size, size)
+
+
+def logits_of(split) -> torch.Tensor:
+    """Very sure logits (1, 2, H, W) of a picture of two classes."""
+    return 20 * torch.stack([1 - split, split])[None]
+
+
+def test_the_penalty_is_smallest_where_the_answers_edge_lies_on_the_images():
+    image = a_split(5)[None, None]
+    penalties = [float(off_edges(image, logits_of(a_split(edge)))) for edge in range(1, 12)]
+    assert penalties.index(min(penalties)) == 5 - 1
+    assert penalties[5 - 1] < 1e-6
+
+
+def test_a_blurred_edge_draws_the_answer_to_its_middle():
+    ramp = torch.tensor([0, 0, 0, 0, 0.1, 0.3, 0.7, 0.9, 1, 1, 1, 1]).expand(12, 12)  # 6 is the first bright column
+    penalties = {edge: float(off_edges(ramp[None, None], logits_of(a_split(edge)))) for edge in range(3, 10)}
+    assert min(penalties, key=penalties.__getitem__) == 6
+
+
+def test_an_answer_of_one_class_has_no_edges_to_punish():
+    noise = torch.rand(2, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+    assert float(off_edges(noise, logits_of(torch.ones(9, 8)).expand(2, -1, -1, -1))) < 1e-6
+
+
+def test_the_penalty_does_not_depend_on_which_way_the_picture_is_turned():
+    rng = torch.Generator().manual_seed(0)
+    image, logits = torch.rand(1, 1, 9, 8, generator=rng), torch.randn(1, 3, 9, 8, generator=rng)
+    penalty = off_edges(image, logits)
+    for turned in (lambda t: t.flip(2), lambda t: t.flip(3), lambda t: t.rot90(1, (2, 3))):
+        torch.testing.assert_close(off_edges(turned(image), turned(logits)), penalty)
+
+
+def test_a_single_pixel_has_no_neighbours():
+    assert off_edges(torch.rand(1, 1, 1, 1), torch.randn(1, 2, 1, 1)) == 0

@@ -12,7 +12,7 @@ from VolumeSegmanticsLib import api, training
 from VolumeSegmanticsLib.checkpoint import Checkpoint
 from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.dataset import CropShape, CropSource, Example
-from VolumeSegmanticsLib.errors import Cancelled
+from VolumeSegmanticsLib.errors import Cancelled, ModelError
 from VolumeSegmanticsLib.events import EpochEnded, Log, Progress
 from VolumeSegmanticsLib.intensity import Intensity
 from VolumeSegmanticsLib.losses import LOSSES
@@ -152,6 +152,23 @@ def test_it_stops_early_and_keeps_the_best_weights(a_trainer, monkeypatch):
     assert fitted.scores["epoch"] == 1
     learned = dict(trainer.network.named_parameters())  # batch statistics are measured anew
     assert are_equal(learned, {name: kept[0][name] for name in learned})
+
+
+def test_of_two_equal_scores_the_one_of_the_lower_loss_is_better(a_trainer, monkeypatch):
+    losses = iter([0.5, 0.5, 0.3, 0.4])
+    confusion, union = np.diag([100, 90, 80]), np.zeros(3, np.int64)
+    monkeypatch.setattr(
+        Trainer, "_validate", lambda trainer: (next(losses), Scores(trainer.model.card.classes, confusion, union))
+    )
+    assert [epoch.is_best for epoch in a_trainer(epochs=4).run().history] == [True, False, True, False]
+
+
+def test_a_diverged_run_is_told_and_not_saved(a_scene, train, tmp_path, monkeypatch):
+    monkeypatch.setitem(LOSSES, "focal", lambda logits, *_: logits.sum() * float("nan"))
+    with pytest.raises(ModelError, match=r"diverged in epoch \d") as error:
+        train(a_scene.image, a_scene.slices, loss="focal", output=tmp_path / "m.safetensors")
+    assert "learning rate" in error.value.hint
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_borrowed_labels_join_when_nothing_gets_better_and_the_run_goes_to_its_end(a_trainer, monkeypatch, heard):
