@@ -75,6 +75,7 @@ def _check_pairs(images: Sequence[Volume], labels: Sequence[LabelMap]) -> None:
     if not images or len(images) != len(labels):
         raise InputError(f"There are {len(images)} images and {len(labels)} label maps.", "Give one of each, in pairs.")
     for image, each in zip(images, labels, strict=True):
+        each.check()
         if difference := image.grid.difference(each.grid):
             raise InputError(
                 f"Image and labels do not lie on the same grid: {difference}.",

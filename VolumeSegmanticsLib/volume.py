@@ -7,6 +7,7 @@ reads as millimetres.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,6 +93,20 @@ class Grid:
         corners = np.array([(*c, 1.0) for c in itertools.product(*((-0.5, n - 0.5) for n in self.shape))]).T
         apart = (np.linalg.solve(self.affine, other.affine) @ corners - corners)[:3]
         return float(np.abs(apart).max())
+
+    def part(self, start: Sequence[int], shape: tuple[int, int, int]) -> Grid:
+        """Return the grid of a box of voxels, both (Z, Y, X); it may reach beyond this one."""
+        affine = self.affine
+        affine[:3, 3] += affine[:3, :3] @ start
+        return Grid.from_affine(shape, affine)
+
+    def start_of(self, other: Grid) -> tuple[int, int, int] | None:
+        """Return the voxel (Z, Y, X) at which another grid begins; None where they differ in more than shape and place.
+
+        The start may lie outside of this grid.
+        """
+        z, y, x = np.rint(np.linalg.solve(self.affine, other.affine)[:3, 3]).astype(int).tolist()
+        return (z, y, x) if self.part((z, y, x), other.shape) == other else None
 
     def difference(self, other: Grid) -> str:
         """Say in words how another grid differs; empty where it is the same."""
@@ -211,6 +226,19 @@ class LabelMap:
         """Return how many voxels each class has, also those that have none."""
         voxels = value_counts(self.array)
         return {c.value: int(voxels[c.value]) for c in self.classes}
+
+    def check(self) -> None:
+        """Make sure that every value in the array has a class; it takes a look at each voxel.
+
+        Raises:
+            InputError: One has none.
+        """
+        present = np.flatnonzero(value_counts(self.array)[:UNLABELLED]).tolist()
+        strays = sorted(set(present) - {c.value for c in self.classes})
+        if strays:
+            raise InputError(
+                f"The labels hold values that are none of their classes: {strays}.", "Give each value a class."
+            )
 
     def with_classes(self, classes: tuple[LabelClass, ...]) -> LabelMap:
         """Return the same voxels under other names and colours."""

@@ -38,6 +38,13 @@ def test_output_channels_follow_the_class_values(an_image):
     assert np.unique(prepared.label_maps[0].array).tolist() == [3, 7, UNLABELLED]
 
 
+def test_a_value_without_a_class_is_told(an_image):
+    labels = labels_of([PORE, FIBRE])
+    labels.array[5, 0, 0] = 7
+    with pytest.raises(InputError, match=r"none of their classes: \[7\]"):
+        prepare([an_image], [labels])
+
+
 def test_the_same_names_are_the_same_classes_whatever_their_values(an_image, heard):
     """In the second volume Pore and Fibre have each other's values."""
     exchanged = (LabelClass(1, "Fibre"), LabelClass(2, "Pore"))

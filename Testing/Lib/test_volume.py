@@ -290,6 +290,15 @@ def test_a_label_map_is_of_bytes_and_lies_on_its_grid(strokes):
             LabelMap(array, grid, ())
 
 
+def test_every_value_but_unlabelled_needs_a_class():
+    array = np.full((2, 3, 4), UNLABELLED, np.uint8)
+    array[0, 0, :2] = 1, 9
+    one = LabelClass(1, "one")
+    with pytest.raises(InputError, match=r"none of their classes: \[9\]"):
+        LabelMap(array, Grid(array.shape), (one,)).check()
+    LabelMap(array, Grid(array.shape), (one, LabelClass(4, "nowhere"), LabelClass(9, "nine"))).check()
+
+
 def test_other_names_leave_the_voxels_alone(strokes):
     labels = LabelMap.of(strokes, unpainted="ignore")
     renamed = labels.with_classes((LabelClass(4, "b"), LabelClass(1, "a")))
