@@ -18,7 +18,7 @@ from ..classes import UNLABELLED, LabelClass
 from ..errors import Cancelled, DependencyError, InputError, ResourceError, SettingsError, VolumeSegmanticsError
 from ..events import Log, Report, ignore
 from ..volume import Grid, LabelMap, Volume
-from . import folder, itk, mrc, npy, nrrd, seg_nrrd, tiff
+from . import folder, hdf5, itk, mrc, npy, nrrd, seg_nrrd, tiff, zarr
 from .atomic import replacing
 from .family import Family, Painted
 from .placing import placed, resampled
@@ -29,6 +29,7 @@ __all__ = [
     "check_writable",
     "describe",
     "grey",
+    "open_volume",
     "read_labels",
     "read_volume",
     "write_labels",
@@ -37,6 +38,8 @@ __all__ = [
 
 FORMATS: tuple[Family, ...] = (
     seg_nrrd.FAMILY,
+    hdf5.FAMILY,
+    zarr.FAMILY,
     folder.FAMILY,
     nrrd.FAMILY,
     itk.META,
@@ -80,6 +83,18 @@ def read_volume(path: AnyPath, *, channels: str = "keep") -> Volume:
     with _reading(path, family):
         volume = family.read(path)
         return grey(volume) if channels == "grey" and volume.channels > 1 else volume
+
+
+def open_volume(path: AnyPath) -> Volume:
+    """Open a volume without bringing its voxels into memory, where the format permits.
+
+    Its array is memory-mapped, or a ``LazyArray`` that reads the boxes it is cut with: ``array[2:5, :, 10:20]``.
+    Arguments and errors are those of ``read_volume``; damage inside the file may be found only later.
+    """
+    path = Path(path)
+    family = _family(path)
+    with _reading(path, family):
+        return (family.open or family.read)(path)
 
 
 def read_labels(
@@ -134,7 +149,7 @@ def write_volume(path: AnyPath, volume: Volume, *, report: Report = ignore) -> P
         DependencyError: The package that writes it is missing.
     """
     path = Path(path)
-    family = _family(path)
+    family = _family_to_write(path)
     with _writing(path) as draft:
         family.write(draft, volume, False)
     _tell_lost_geometry(path, family, volume.grid, report)
@@ -144,10 +159,11 @@ def write_volume(path: AnyPath, volume: Volume, *, report: Report = ignore) -> P
 def write_labels(path: AnyPath, labels: LabelMap, *, report: Report = ignore) -> Path:
     """Write labels, compressed; only segmentations (.seg.nrrd) keep names and colours.
 
-    Arguments, result and errors are those of ``write_volume``.
+    Arguments, result and errors are those of ``write_volume``. Values without a class are an ``InputError``.
     """
     path = Path(path)
-    family = _family(path)
+    family = _family_to_write(path)
+    labels.check()
     with _writing(path) as draft:
         if family.write_labels:
             family.write_labels(draft, labels)
@@ -166,7 +182,7 @@ def check_output(path: AnyPath) -> None:
         InputError: The format is unknown.
         ResourceError: Nothing can be written there.
     """
-    _family(Path(path))
+    _family_to_write(Path(path))
     check_writable(path)
 
 
@@ -224,6 +240,12 @@ def _family(path: Path) -> Family:
     )
 
 
+def _family_to_write(path: Path) -> Family:
+    if hdf5.names_dataset(path):
+        raise InputError(f'"{path}" is a part of a file, which is written as a whole.', "Name the file alone.")
+    return _family(path)
+
+
 @contextmanager
 def _reading(path: Path, family: Family) -> Iterator[None]:
     """Turn whatever a parser raises into a sentence: the one place where everything is caught."""
@@ -252,7 +274,7 @@ def _reading(path: Path, family: Family) -> Iterator[None]:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    if path.is_dir():
+    if path.is_dir() and not zarr.is_store(path):
         folder.check_replaceable(path)
     try:
         with replacing(path) as draft:

@@ -82,6 +82,8 @@ class Family:
         kept: Returns what a volume's grid will be when it is read back.
         read_painted: Reads labels; None where labels are volumes of label values.
         write_labels: Writes labels with names and colours; None where the format has none.
+        open: Opens a volume whose array is a ``LazyArray``, for formats that ``read`` brings into memory as a whole;
+            None where it does not, or where the format can be read in one go only.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Family:
     kept: Callable[[Grid], Grid] = whole_grid
     read_painted: Callable[[Path], Painted] | None = None
     write_labels: Callable[[Path, LabelMap], None] | None = None
+    open: Callable[[Path], Volume] | None = None
 
     def matches(self, path: Path) -> bool:
         """True where the path's name is one of this family."""

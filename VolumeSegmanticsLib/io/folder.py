@@ -6,14 +6,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..volume import Grid, Volume
 from . import itk, tiff
 from .family import Family, Header
+from .lazy import LazyArray, Window
 
 _READERS: dict[str, tuple[Callable[[Path], Header], Callable[[Path], Volume]]] = {
     ".tif": (tiff.header, tiff.read),
@@ -75,17 +77,39 @@ def read(folder: Path) -> Volume:
     stack = np.empty((len(files), *first.array.shape[1:]), first.array.dtype)
     for file, room in zip(files, stack, strict=True):
         image = read_slice(file).array
-        if image.shape != (1, *room.shape) or image.dtype != room.dtype:
-            raise InputError(
-                f'"{file}" holds {_told(image)}, where "{files[0].name}" holds {_told(first.array)}.',
-                "All slices of a folder must have one shape and type: move this one away, or convert it.",
-            )
+        _check_alike(file, image, files[0], room.shape, room.dtype)
         room[:] = image[0]
     return Volume(stack, _stack_header(files, Header(first.grid, stack.dtype)).grid)
 
 
-def _told(image: Any) -> str:
-    return f"{len(image)} × {image.shape[1:]} values of type {image.dtype.name}"
+def open_slices(folder: Path) -> Volume:
+    """Open a folder whose slices are read when they are needed; one that is unlike the first is told then."""
+    files = slices_of(folder)
+    _, read_slice = _READERS[files[0].suffix.lower()]
+    told = header(folder)
+    shape = (*told.grid.shape, *((told.channels,) if told.channels > 1 else ()))
+
+    def read_box(window: Window) -> NDArray[Any]:
+        z, y, x = window
+        images = [read_slice(file).array for file in files[z]]
+        for file, image in zip(files[z], images, strict=True):
+            _check_alike(file, image, files[0], shape[1:], told.dtype)
+        return np.concatenate([image[:, y, x] for image in images])
+
+    return Volume(cast(Any, LazyArray(shape, told.dtype, read_box)), told.grid)
+
+
+def _check_alike(file: Path, image: NDArray[Any], first: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if image.shape != (1, *shape) or image.dtype != dtype:
+        own, others = _told(image.shape, image.dtype), _told((1, *shape), dtype)
+        raise InputError(
+            f'"{file}" holds {own}, where "{first.name}" holds {others}.',
+            "All slices of a folder must have one shape and type: move this one away, or convert it.",
+        )
+
+
+def _told(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"{shape[0]} × {shape[1:]} values of type {dtype.name}"
 
 
 def write(folder: Path, volume: Volume, compressed: bool) -> None:
@@ -108,4 +132,4 @@ def check_replaceable(folder: Path) -> None:
         raise InputError(f'The folder "{folder}" holds other files, such as "{others[0]}".', "Choose a new folder.")
 
 
-FAMILY = FolderFamily("Folder of slices", (), header, read, write)
+FAMILY = FolderFamily("Folder of slices", (), header, read, write, open=open_slices)

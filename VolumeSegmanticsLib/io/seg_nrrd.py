@@ -105,14 +105,19 @@ def _merged(voxels: NDArray[Any], segments: Sequence[_Segment], values: Sequence
         values: The class value of voxels without a segment, then those of the segments.
     """
     layers = voxels if voxels.ndim == 4 else voxels[..., None]
+    if layers.dtype == np.uint64:  # the one type that ``take`` refuses
+        layers = layers.astype(np.int64)
     tables = [_positions(number, segments) for number in range(layers.shape[3])]
-    limits = [min(len(table) - 1, np.iinfo(layers.dtype).max) for table in tables]
     class_values, merged, overlapping = np.array(values, np.uint8), np.zeros(layers.shape[:3], np.uint8), 0
-    for z, one_slice in enumerate(layers):  # numpy widens what it looks up to 8 bytes a voxel
-        found = [table[np.clip(one_slice[..., i], 0, limits[i])] for i, table in enumerate(tables)]
+    if len(tables) == 1:
+        table = class_values[tables[0]]
+        for z, one_slice in enumerate(layers):  # ``take`` widens what it looks up to 8 bytes a voxel
+            table.take(one_slice[..., 0], mode="clip", out=merged[z])
+        return merged, 0
+    for z, one_slice in enumerate(layers):
+        found = [table.take(one_slice[..., i], mode="clip") for i, table in enumerate(tables)]
         merged[z] = class_values[np.maximum.reduce(found)]
-        if len(found) > 1:
-            overlapping += int((np.count_nonzero(found, axis=0) > 1).sum())
+        overlapping += int((np.count_nonzero(found, axis=0) > 1).sum())
     return merged, overlapping
 
 

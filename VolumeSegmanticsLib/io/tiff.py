@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..volume import Grid, Volume
 from .family import INTEGERS, MOST_CHANNELS, REALS, Family, Header, cut_short, four_axes, mapped, storable
+from .lazy import LazyArray, Window
 
 _GRID_KEY = "VolumeSegmanticsGrid="
 _ALPHA = (1, 2)
@@ -80,6 +82,13 @@ class _Pages:
         """Type of one value."""
         dtype: np.dtype[Any] = self.series.dtype
         return dtype
+
+    @property
+    def are_slices(self) -> bool:
+        """Whether each image is a slice, in their order."""
+        sizes = self.series.get_shape(squeeze=False)
+        order = [axis for axis in self.order if sizes[axis] > 1]
+        return len(self.series.pages) == self.shape[0] and order == sorted(order)
 
     def voxels(self) -> NDArray[Any]:
         """Return (Z, Y, X), or (Z, Y, X, C) without transparency."""
@@ -175,6 +184,32 @@ def read(path: Path) -> Volume:
         return Volume(pages.voxels(), pages.grid)
 
 
+def open_pages(path: Path) -> Volume:
+    """Open a volume whose images are read when they are needed, where each image is a slice of its own."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        _check_chain(path, file)
+        pages = _Pages.of(path, file)
+        told = Header(pages.grid, pages.dtype, pages.colours)
+        if pages.series.keyframe.is_memmappable or not pages.are_slices:
+            return Volume(pages.voxels(), told.grid)
+        pages._check_end()
+    shape = (*told.grid.shape, *((told.channels,) if told.channels > 1 else ()))
+    return Volume(cast(Any, LazyArray(shape, told.dtype, partial(_read_pages, path, told))), told.grid)
+
+
+def _read_pages(path: Path, told: Header, window: Window) -> NDArray[Any]:
+    import tifffile
+
+    z, y, x = window
+    with tifffile.TiffFile(path) as file:
+        pages = _Pages.of(path, file).series.pages
+        images = [pages[n].asarray().reshape(*told.grid.shape[1:], -1) for n in range(z.start, z.stop)]
+        values = np.stack([image[y, x, : told.channels] for image in images])
+    return values if told.channels > 1 else values[..., 0]
+
+
 def write(path: Path, volume: Volume, compressed: bool) -> None:
     """Write a stack of images, as BigTIFF from 4 GB on.
 
@@ -210,4 +245,4 @@ def _description(grid: Grid, shape: tuple[int, ...]) -> str:
     return (for_imagej if shape[3:] in ((), (3,)) else "") + _GRID_KEY + json.dumps(ours)
 
 
-FAMILY = Family("TIFF", (".tif", ".tiff"), header, read, write)
+FAMILY = Family("TIFF", (".tif", ".tiff"), header, read, write, open=open_pages)

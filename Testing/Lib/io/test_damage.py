@@ -166,6 +166,14 @@ def test_what_is_no_fault_of_the_file_passes_through(error, a_folder, a_volume, 
         io.read_volume(path)
 
 
+@pytest.mark.parametrize("name", ["s.nrrd", "s.seg.nrrd"])
+def test_labels_without_a_class_are_not_written(name, a_folder, some_labels):
+    lost = LabelMap(some_labels.array, some_labels.grid, some_labels.classes[1:])
+    with pytest.raises(InputError, match="none of their classes"):
+        io.write_labels(a_folder / name, lost)
+    assert list(a_folder.iterdir()) == []
+
+
 def test_a_report_may_cancel(a_folder, some_labels):
     path = io.write_labels(a_folder / "s.seg.nrrd", some_labels)
 

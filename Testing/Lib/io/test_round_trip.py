@@ -14,10 +14,23 @@ from VolumeSegmanticsLib.volume import Grid, LabelClass, LabelMap, Volume
 
 from .conftest import GRIDS, SHAPE, SHEARED
 
-WHOLE = ["v.nrrd", "v.nhdr", "v.mha", "v.mhd", "v.nii", "v.nii.gz", "v.tif", "v.TIFF", "slices"]
+WHOLE = [
+    "v.nrrd",
+    "v.nhdr",
+    "v.mha",
+    "v.mhd",
+    "v.nii",
+    "v.nii.gz",
+    "v.tif",
+    "v.TIFF",
+    "slices",
+    "v.h5",
+    "v.nxs",
+    "v.zarr",
+]
 MRC = ["v.mrc", "v.rec", "v.st", "v.map"]
 EVERY = [*WHOLE, *MRC, "v.npy", "V.NRRD", "V.NII.GZ", "a.b c.nrrd", "ä.ö.nii.gz"]
-COLOURED = ["v.nrrd", "v.mha", "v.nii.gz", "v.tif", "slices", "v.npy"]
+COLOURED = ["v.nrrd", "v.mha", "v.nii.gz", "v.tif", "slices", "v.npy", "v.hdf5", "v.zarr"]
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
 TYPES = [*INTEGERS, "float16", "float32", "float64", "bool", ">u2", ">f4"]
@@ -26,17 +39,19 @@ WIDENED = {
     "MRC": {"uint8": "uint16", "bool": "uint16"},
     "TIFF": {"bool": "uint8"},
     "NPY": {},
+    "HDF5": {},
+    "ZARR": {},
 }
 NOT_IN_MRC = ("uint32", "int32", "uint64", "int64", "float64")
 
 
 def family_of(name: str) -> str:
-    kinds = {"mrc": "MRC", "npy": "NPY", "tif": "TIFF", "slices": "TIFF"}
+    kinds = {"mrc": "MRC", "npy": "NPY", "tif": "TIFF", "slices": "TIFF", "h5": "HDF5", "zarr": "ZARR"}
     return kinds.get(name.split(".")[-1], "NRRD")
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("name", ["v.nrrd", "v.mha", "v.nii.gz", "v.tif", "slices", "v.mrc", "v.npy"])
+@pytest.mark.parametrize("name", ["v.nrrd", "v.mha", "v.nii.gz", "v.tif", "slices", "v.mrc", "v.npy", "v.h5", "v.zarr"])
 def test_every_type_keeps_its_values(name, dtype, a_folder):
     array = (np.arange(np.prod(SHAPE)) % 120 - 3 * (np.dtype(dtype).kind in "if")).reshape(SHAPE).astype(dtype)
     if name == "v.mrc" and dtype in NOT_IN_MRC:
@@ -64,7 +79,7 @@ def test_geometry_survives(name, geometry, a_folder, an_array):
     np.testing.assert_array_equal(back.array, an_array)
 
 
-@pytest.mark.parametrize("name", ["v.nrrd", "v.mha", "v.tif", "slices"])
+@pytest.mark.parametrize("name", ["v.nrrd", "v.mha", "v.tif", "slices", "v.h5", "v.zarr"])
 def test_sheared_axes_survive_where_the_format_has_them(name, a_folder, an_array):
     io.write_volume(a_folder / name, Volume(an_array, SHEARED))
     assert io.read_volume(a_folder / name).grid == SHEARED

@@ -1,0 +1,204 @@
+"""Zarr and OME-Zarr, versions 2 and 3: ``scan.zarr``, or one array of it as ``scan.zarr/1``; read lazily.
+
+Of an OME-Zarr pyramid the finest level is taken where none is named; its scales and translations place it. What is
+written here is OME-Zarr 0.4 (https://ngff.openmicroscopy.org), which also carries the whole geometry. Lengths are kept
+as plain numbers, without a unit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..volume import Grid, Volume
+from .family import MOST_CHANNELS, Family, Header, four_axes
+from .lazy import LazyArray, Window
+
+SUFFIX = ".zarr"
+GRID_KEY = "VolumeSegmanticsGrid"
+
+_MARKS = ("zarr.json", ".zarray", ".zgroup")
+_CHUNK = 64
+_SPACE = "zyx"
+
+
+class ZarrFamily(Family):
+    """Stores, and the arrays and groups inside them."""
+
+    def matches(self, path: Path) -> bool:
+        """True for names of stores, and for what lies in one."""
+        inside = path.is_dir() and any(part.lower().endswith(SUFFIX) for part in path.parts)
+        return super().matches(path) or inside
+
+
+def is_store(path: Path) -> bool:
+    """Tell whether a folder is a Zarr store, which may be replaced as a file may."""
+    return path.name.lower().endswith(SUFFIX) and any((path / mark).is_file() for mark in _MARKS)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An array in a store, and what is known about its axes.
+
+    Attributes:
+        array: As zarr opens it.
+        names: Of its axes, one letter each, such as ``"czyx"``.
+        grid: Where its voxels lie.
+    """
+
+    array: Any
+    names: str
+    grid: Grid
+
+    @property
+    def channels(self) -> int:
+        """Values a voxel."""
+        return int(self.array.shape[self.names.index("c")]) if "c" in self.names else 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Z, Y, X), or (Z, Y, X, C)."""
+        return (*self.grid.shape, *((self.channels,) if self.channels > 1 else ()))
+
+    def box(self, window: Window) -> NDArray[Any]:
+        """Read a box of voxels."""
+        parts: dict[str, Any] = {"c": slice(None), **dict(zip(_SPACE, window, strict=True))}
+        wanted = "".join(name for name in self.names if name in parts)
+        values = np.asarray(self.array[tuple(parts.get(name, 0) for name in self.names)])
+        order = [wanted.index(name) for name in (*_SPACE, "c") if name in wanted]
+        values = values.transpose(order)
+        if "z" not in wanted:  # a flat image
+            values = values[None][window[0]]
+        return values if self.channels > 1 or "c" not in wanted else values[..., 0]
+
+
+def _stored(path: Path) -> _Stored:
+    import zarr
+
+    if not path.exists():
+        raise InputError(f'There is no store "{path}".', "Check its name and folder.")
+    found = zarr.open(str(path), mode="r")
+    if hasattr(found, "shape"):
+        return _known(path, found, *_level_of(path, found))
+    levels = _multiscales(found.attrs).get("datasets")
+    if levels:
+        return _known(path / levels[0]["path"], found[levels[0]["path"]], _multiscales(found.attrs), levels[0])
+    names = [name for name, _ in found.arrays()]
+    if len(names) != 1:
+        told = ", ".join(sorted(names)) or "none"
+        raise InputError(f'"{path}" holds {len(names)} arrays: {told}.', "Name one, as STORE.zarr/ARRAY.")
+    return _known(path, found[names[0]], {}, {})
+
+
+def _level_of(path: Path, array: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the pyramid that an array is a level of, and what that says about the level; empty where it is none."""
+    import zarr
+
+    if not any((path.parent / mark).is_file() for mark in _MARKS):
+        return {}, {}
+    pyramid = _multiscales(zarr.open_group(str(path.parent), mode="r").attrs)
+    return pyramid, next((level for level in pyramid.get("datasets", ()) if level["path"] == path.name), {})
+
+
+def _multiscales(attributes: Any) -> dict[str, Any]:
+    known = dict(attributes)
+    pyramids = known.get("multiscales") or known.get("ome", {}).get("multiscales")
+    return dict(pyramids[0]) if pyramids else {}
+
+
+def _known(path: Path, array: Any, pyramid: dict[str, Any], level: dict[str, Any]) -> _Stored:
+    """Find out which axis is which, and where the voxels lie."""
+    names = _axis_names(path, array, pyramid)
+    shape = tuple(int(array.shape[names.index(name)]) if name in names else 1 for name in _SPACE)
+    own = json.loads(array.attrs[GRID_KEY]) if GRID_KEY in array.attrs else None
+    if own and tuple(own["shape"]) == shape:
+        return _Stored(array, names, Grid(**own))
+    step, first = np.ones(len(names)), np.zeros(len(names))
+    for change in (*level.get("coordinateTransformations", ()), *pyramid.get("coordinateTransformations", ())):
+        scale, shift = change.get("scale", step * 0 + 1), change.get("translation", first * 0)
+        step, first = step * scale, first * scale + shift
+    at = [names.find(name) for name in _SPACE]
+    z, y, x = (float(step[n]) if n >= 0 else 1.0 for n in at)
+    place = [float(first[n]) if n >= 0 else 0.0 for n in at]
+    return _Stored(array, names, Grid((shape[0], shape[1], shape[2]), (z, y, x), (place[2], place[1], place[0])))
+
+
+def _axis_names(path: Path, array: Any, pyramid: dict[str, Any]) -> str:
+    given = [axis if isinstance(axis, str) else axis["name"] for axis in pyramid.get("axes", ())]
+    names = "".join(name[:1].lower() for name in given) if len(given) == array.ndim else ""
+    if not names:
+        has_colours = array.ndim == 4 and array.shape[3] <= MOST_CHANNELS
+        names = {2: "yx", 3: "zyx", 4: "zyxc" if has_colours else "tzyx", 5: "tczyx"}.get(array.ndim, "")
+    sizes = dict(zip(names, array.shape, strict=False))
+    others = [size for name, size in sizes.items() if name not in "zyxc"]
+    if not {"y", "x"} <= set(sizes) or any(size > 1 for size in others) or sizes.get("c", 1) > MOST_CHANNELS:
+        raise four_axes(path, tuple(array.shape))
+    return names
+
+
+def header(path: Path) -> Header:
+    """Tell what an array holds."""
+    stored = _stored(path)
+    return Header(stored.grid, np.dtype(stored.array.dtype), stored.channels)
+
+
+def read(path: Path) -> Volume:
+    """Read an array as a whole."""
+    volume = open_array(path)
+    return Volume(np.asarray(volume.array), volume.grid)
+
+
+def open_array(path: Path) -> Volume:
+    """Open an array whose voxels are read when they are needed."""
+    stored = _stored(path)
+    array = LazyArray(stored.shape, np.dtype(stored.array.dtype), stored.box)
+    return Volume(cast(Any, array), stored.grid)
+
+
+def write(path: Path, volume: Volume, compressed: bool) -> None:
+    """Write an OME-Zarr of one level, compressed, some slices at a time."""
+    import zarr
+
+    version: dict[str, Any] = {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
+    has_colours = volume.channels > 1
+    shape = ((volume.channels,) if has_colours else ()) + volume.grid.shape
+    group = zarr.open_group(str(path), mode="w", **version)
+    group.attrs["multiscales"] = [_pyramid(volume.grid, has_colours=has_colours)]
+    array = zarr.open_array(
+        str(path / "0"),
+        mode="w",
+        shape=shape,
+        chunks=((1,) if has_colours else ()) + tuple(min(n, _CHUNK) for n in volume.grid.shape),
+        dtype=volume.array.dtype.newbyteorder("<").str,
+        dimension_separator="/",
+        **version,
+    )
+    array.attrs[GRID_KEY] = json.dumps(asdict(volume.grid))
+    for start in range(0, len(volume.array), _CHUNK):
+        planes = slice(start, min(start + _CHUNK, len(volume.array)))
+        slab = np.asarray(volume.array[planes])
+        array[..., planes, :, :] = np.moveaxis(slab, 3, 0) if has_colours else slab
+
+
+def _pyramid(grid: Grid, *, has_colours: bool) -> dict[str, Any]:
+    """Return what OME-Zarr says of one level; it knows no directions."""
+    spare = [1.0] if has_colours else []
+    transforms = [
+        {"type": "scale", "scale": [*spare, *grid.spacing]},
+        {"type": "translation", "translation": [*(0.0 * value for value in spare), *grid.origin[::-1]]},
+    ]
+    axes = [{"name": name, "type": "space"} for name in _SPACE]
+    return {
+        "version": "0.4",
+        "axes": [*([{"name": "c", "type": "channel"}] if has_colours else []), *axes],
+        "datasets": [{"path": "0", "coordinateTransformations": transforms}],
+    }
+
+
+FAMILY = ZarrFamily("Zarr", (SUFFIX,), header, read, write, open=open_array)
