@@ -8,6 +8,11 @@ READY := $(VENV)/.ready
 
 demo: $(READY)
 	$(VENV)/bin/volseg demo -o demo
+	@if $(VENV)/bin/python -c 'import slicer' 2>/dev/null; then \
+	  PYTHONPATH=VolumeSegmantics $(VENV)/bin/python -m VolumeSegmanticsSlicer.scene_demo demo; \
+	else \
+	  echo 'The second round, through a scene, is left out: the package slicer-core is not installed here.'; \
+	fi
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest

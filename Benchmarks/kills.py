@@ -13,13 +13,14 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from record import table, write_down
+from record import conclude, table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "VolumeSegmantics"))
 
@@ -45,6 +46,7 @@ class Kills:
         io.write_volume(folder / "image.nrrd", image)
         io.write_labels(folder / "strokes.seg.nrrd", simulate.strokes(truth))
         self._scene, self._rng, self._pid = scene, rng, 0
+        self._has_started = threading.Event()
         self._workflow = Workflow(scene.mrml, jobs_folder=folder / "jobs", start=self._start)
         volume = scene.load_volume(folder / "image.nrrd")
         parameters = self._workflow.parameters
@@ -58,6 +60,7 @@ class Kills:
     def _start(self, folder: Path) -> WorkerProcess:
         worker = WorkerProcess(folder)
         self._pid = worker.pid
+        self._has_started.set()
         return worker
 
     def _run(self, start: Callable[[], None]) -> float:
@@ -71,7 +74,9 @@ class Kills:
     def kill_one(self, number: int) -> str:
         """Start a job, kill it, and return what became of it."""
         which, before = number % len(self._jobs), self._look()
+        self._has_started.clear()
         self._jobs[which]()
+        self._has_started.wait()  # it is started in a thread
         end = time.monotonic() + self._rng.uniform(0, self._seconds[which])
         while time.monotonic() < end and self._workflow.pump().is_running:
             time.sleep(0.01)
@@ -122,10 +127,7 @@ def main() -> None:
     text = table(("what became of a killed job", "jobs"), counted.most_common())
     text += "\n\nAfter each the next job ran; the last training and the last prediction ran to their end."
     title = f"{asked.count} workers killed at random moments"
-    if asked.write:
-        write_down(title, text)
-    else:
-        sys.stdout.write(f"{title}\n\n{text}\n")
+    conclude(title, text, is_kept=asked.write)
 
 
 if __name__ == "__main__":

@@ -50,3 +50,11 @@ def write_down(title: str, text: str) -> None:
     sys.stdout.write(section)
     with DOCUMENT.open("a", encoding="utf-8") as document:
         document.write(section)
+
+
+def conclude(title: str, text: str, *, is_kept: bool) -> None:
+    """Print a result; where it is kept, put it at the end of the document too."""
+    if is_kept:
+        write_down(title, text)
+    else:
+        sys.stdout.write(f"{title}\n\n{text}\n")

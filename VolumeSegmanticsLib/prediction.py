@@ -56,7 +56,7 @@ class Predictor:
         self.card = model.card
         self.intensity = Intensity.from_dict(model.card.intensity)
         self.neighbours = neighbours(model.card)
-        self.multiple = model.multiple
+        self.multiple, self.smallest = model.multiple, model.smallest
         self.device = devices.choose(settings.device)
         self.dtype = devices.dtype(settings.precision, self.device)
         channels = model.card.channels * (2 * self.neighbours + 1)
@@ -88,9 +88,14 @@ class Predictor:
             return functional.interpolate(logits, shape, mode="bilinear", align_corners=False)
         return self._run(images)
 
+    def _taken(self, side: int) -> int:
+        """Return the next larger side that the network takes."""
+        side = max(side, self.smallest)
+        return side + -side % self.multiple
+
     def _run(self, images: Tensor) -> Tensor:
-        """Standardise, pad to the network's multiple by mirroring, and run."""
-        padding = [-side % self.multiple for side in images.shape[-2:]]
+        """Standardise, pad to what the network takes by mirroring, and run."""
+        padding = [self._taken(side) - side for side in images.shape[-2:]]
         images = _padded(standardised(images, self.intensity), padding)
         images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return self.network(images)  # type: ignore[no-any-return]
@@ -118,21 +123,21 @@ def predict_volume(
         ResourceError: The device is not there, or its memory does not hold one slice.
     """
     settings = settings or PredictSettings()
-    _check(image, model)
+    check(image, model)
     if remark := Intensity.from_dict(model.card.intensity).remark_on(image):
         report(Log("warning", remark))
     seen = views(settings.quality, _axes(image, model, settings))
     predictor = Predictor(model, settings)
     fusion = FUSIONS[settings.fusion](image.grid.shape, len(model.card.classes), len(seen))
     total = sum(image.grid.shape[view.axis] for view in seen)
-    steps = _Steps(total, report)
+    steps = Steps(total, report)
     for view in seen:
         _predict_view(image, view, predictor, fusion, settings.batch_size, steps)
     sure = fusion.confidence() if confidence else None
     return Prediction(_as_label_map(fusion.labels(), image, model), sure)
 
 
-def _predict_view(image: Volume, view: View, predictor: Predictor, fusion: Fusion, wanted: int, steps: _Steps) -> None:
+def _predict_view(image: Volume, view: View, predictor: Predictor, fusion: Fusion, wanted: int, steps: Steps) -> None:
     """Send all slices of a view through the network, in batches that are halved when memory runs out."""
     slices, target = view.of(image.array), fusion.seen_through(view)
     scale = plane_scale(view, image.grid.spacing)
@@ -212,7 +217,12 @@ def _as_label_map(indices: NDArray[np.uint8], image: Volume, model: Model) -> La
     return LabelMap(indices, image.grid, model.card.classes)
 
 
-def _check(image: Volume, model: Model) -> None:
+def check(image: Volume, model: Model) -> None:
+    """Check that a model takes an image.
+
+    Raises:
+        ModelError: It takes another number of channels.
+    """
     if image.channels != model.card.channels:
         raise ModelError(
             f"The image has {image.channels} channels, the model was trained on {model.card.channels}.",
@@ -227,8 +237,8 @@ def _axes(image: Volume, model: Model, settings: PredictSettings) -> str:
     return learned or model.card.axes[:1]
 
 
-class _Steps:
-    """Counts slices and tells how long the rest will take."""
+class Steps:
+    """Counts slices, or voxels, and tells how long the rest will take."""
 
     def __init__(self, total: int, report: Report) -> None:
         self._total, self._done, self._report = total, 0, report
@@ -236,6 +246,7 @@ class _Steps:
         report(Progress("predict", 0, total))
 
     def done(self, count: int) -> None:
+        """Tell that so many more are done."""
         self._done += count
         seconds = time.monotonic() - self._start
         self._report(Progress("predict", self._done, self._total, seconds / self._done * (self._total - self._done)))

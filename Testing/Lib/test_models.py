@@ -18,7 +18,7 @@ from VolumeSegmanticsLib.card import CARD_KEY, ModelCard, read_card
 from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.errors import DependencyError, ModelError, ResourceError, SettingsError
 from VolumeSegmanticsLib.intensity import Intensity
-from VolumeSegmanticsLib.models import Model, neighbours, standardised, unet2d
+from VolumeSegmanticsLib.models import Model, file, neighbours, standardised, unet2d
 from VolumeSegmanticsLib.models.folding import folded
 from VolumeSegmanticsLib.settings import TrainSettings
 
@@ -151,6 +151,34 @@ def test_a_model_trained_on_crops_that_its_network_needs_is_loaded(a_card, tmp_p
     assert Model.load(path).card.settings["architecture"] == "PAN"
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2", "efficientnet-b0"])
+@pytest.mark.parametrize("architecture", ["Unet", "MAnet", "PAN"])
+@pytest.mark.parametrize("full_resolution", [True, False])
+def test_loading_makes_the_same_network_without_running_it(
+    architecture, encoder, full_resolution, a_card, tmp_path, monkeypatch
+):
+    card = with_settings(
+        a_card, architecture=architecture, encoder=encoder, encoder_depth=0, full_resolution=full_resolution
+    )
+    saved = Model.new(card, size=128)
+    path = saved.save(tmp_path / "model.safetensors")
+
+    def refuse(*_):
+        raise AssertionError("a network was run")
+
+    monkeypatch.setattr(type(saved.network), "forward", refuse)
+    loaded = Model.load(path).network.state_dict()
+    assert list(loaded) == list(saved.network.state_dict())
+    assert all(loaded[name].equal(tensor) for name, tensor in saved.network.state_dict().items())
+
+
+def test_a_stage_that_is_missing_before_others_is_a_sentence(a_tiny_model, tmp_path):
+    tensors = {name: t for name, t in a_tiny_model.network.state_dict().items() if ".encoder.layer1." not in name}
+    file.save(tmp_path / "model.safetensors", tensors, a_tiny_model.card)
+    with pytest.raises(ModelError, match="do not fit its card"):
+        Model.load(tmp_path / "model.safetensors")
+
+
 # Networks -----------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +218,7 @@ REFUSED = {
     "unknown to timm": ("Unet", "tu-nothing", "no encoder"),
     "a pair that smp refuses": ("UnetPlusPlus", "mit_b0", "does not take"),
     "a pair of which one needs the other": ("DPT", "resnet18", "does not take"),
-    "too small crops": ("PAN", "resnet18", "fails on 32 × 64 px"),
+    "too small crops": ("PAN", "resnet18", "takes no crops below 128 px, and these have 32.* crop_size=128"),
     "pictures of one size only": ("Unet", "tu-swin_tiny_patch4_window7_224", "fails on"),
 }
 

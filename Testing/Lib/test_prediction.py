@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,6 +180,16 @@ def test_stretched_planes_reach_the_network_in_square_pixels():
     model = known_model(bright, values=(0, 1))
     predicted(Volume(np.random.default_rng(0).random(grid.shape, np.float32), grid), model, axes="y", batch_size=40)
     assert model.network.shapes[-1] == (40, 1, 64, 96)  # 2 × 20 rows, 70 columns, each to the next multiple of 32
+
+
+def test_planes_that_are_smaller_than_the_network_takes_are_padded(a_card):
+    """PAN takes no picture below 128 pixels."""
+    settings = {**a_card.settings, "architecture": "PAN", "encoder_depth": 0, "crop_size": 128}
+    model = Model.new(replace(a_card, settings=settings), size=128)
+    image = Volume.of(np.random.default_rng(0).random((20, 40, 150), np.float32))
+    prediction = predicted(image, model, axes="zx")
+    assert prediction.labels.grid == image.grid
+    assert set(np.unique(prediction.labels.array)) <= {c.value for c in a_card.classes}
 
 
 def test_thick_slices_are_left_to_the_planes_that_were_learned(three_greys):

@@ -8,7 +8,7 @@ import pickle
 import re
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _DECODER_CHANNELS = (256, 128, 64, 32, 16)
 _PREFIXES = re.compile(r"^((module|network|encoder|model)\.)*")
 
 
-def build(settings: TrainSettings, weights: str, *, channels: int, classes: int, size: int) -> nn.Module:
+def build(settings: TrainSettings, weights: str, *, channels: int, classes: int, size: int | None) -> nn.Module:
     """Make a network.
 
     Args:
@@ -39,7 +39,7 @@ def build(settings: TrainSettings, weights: str, *, channels: int, classes: int,
         channels: Input channels.
         classes: Output channels.
         size: Side in pixels of the crops that it will learn from; a pair that cannot take them is refused here.
-            0 tries nothing: the network has learned before.
+            0 tries nothing; None leaves every stage in too, for a network that is loaded: see ``drop_absent_stages``.
 
     Raises:
         SettingsError: The encoder is unknown, or does not go with the architecture.
@@ -59,11 +59,29 @@ def build(settings: TrainSettings, weights: str, *, channels: int, classes: int,
         network = detail.Detailed(network, channels, classes)
     if size:
         _try_out(network, architecture, encoder, channels, size)
-    if architecture in _HALVING_DECODERS:
+    if size is not None and architecture in _HALVING_DECODERS:
         _drop_unused_stages(network, channels)
     if Path(weights).is_file():
         _load_encoder(network, Path(weights))
     return network
+
+
+def drop_absent_stages(network: nn.Module, tensors: Collection[str]) -> None:
+    """Take out the last parts of the encoder that were taken out before the network was saved.
+
+    Args:
+        network: As ``build`` makes it without a size.
+        tensors: The names of what was saved.
+    """
+    plain = network.network if isinstance(network, detail.Detailed) else network
+    if type(plain).__name__ not in _HALVING_DECODERS:
+        return
+    prefix = next(name for name, module in network.named_modules() if module is network.encoder)
+    for name, stage in reversed(list(network.encoder.named_children())):
+        if any(tensor.startswith(f"{prefix}.{name}.") for tensor in tensors):
+            return
+        if any(True for _ in stage.parameters()):
+            setattr(network.encoder, name, nn.Identity())
 
 
 def multiple_of(network: nn.Module) -> int:
@@ -71,6 +89,15 @@ def multiple_of(network: nn.Module) -> int:
     stride = int(getattr(network.encoder, "output_stride", 32))
     plain = network.network if isinstance(network, detail.Detailed) else network
     return max(16 if type(plain).__name__ in _HALVING_DECODERS else 32, stride)
+
+
+def smallest_of(network: nn.Module) -> int:
+    """Return the number that the sides of the network's input must not fall below.
+
+    PAN halves three times what its encoder has left, and at least one pixel must remain.
+    """
+    plain = network.network if isinstance(network, detail.Detailed) else network
+    return 8 * int(network.encoder.output_stride) if type(plain).__name__ == "PAN" else 1
 
 
 def last_layer(network: nn.Module) -> str:
@@ -201,8 +228,13 @@ def _try_out(network: nn.Module, architecture: str, encoder: str, channels: int,
 
     The picture is not square: slices are of any shape, whatever that of the crops.
     """
-    multiple = multiple_of(network)
+    multiple, smallest = multiple_of(network), smallest_of(network)
     side = -(-size // multiple) * multiple
+    if side < smallest:
+        raise SettingsError(
+            f"{architecture} with the encoder {encoder} takes no crops below {smallest} px, and these have {side}.",
+            f"Choose another pair, or train on larger slices with crop_size={smallest}.",
+        )
     sides = (side, side + multiple)
     network.eval()
     try:
