@@ -12,6 +12,17 @@ import pytest
 from VolumeSegmanticsLib.volume import Grid
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "VolumeSegmantics"))
+sys.path.insert(0, str(Path(__file__).parent / "standins"))
+
+from panel_nouns import (  # noqa: F401
+    a_desktop,
+    a_hand,
+    a_predicted_hand,
+    a_quick_starter,
+    a_trained_hand,
+    a_volume,
+    strokes_in_panel,
+)
 
 SHAPE = (6, 7, 8)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -213,6 +224,18 @@ def a_grid() -> Grid:
 def a_volume_node(a_scene, a_grid):
     """Every voxel of 6 × 7 × 8 has its own value, 0 … 335."""
     return a_scene.new_volume(np.arange(336, dtype=np.int16).reshape(SHAPE), a_grid)
+
+
+@pytest.fixture
+def a_red_view(a_scene):
+    """The node of a slice view that shows planes along S, at 0."""
+    import slicer
+
+    node = slicer.vtkMRMLSliceNode()
+    node.SetName("Red")
+    node.SetLayoutName("Red")
+    node.SetSingletonTag("Red")
+    return a_scene.mrml.AddNode(node)
 
 
 @pytest.fixture

@@ -6,30 +6,15 @@ import numpy as np
 import pytest
 
 from VolumeSegmanticsLib import io
-from VolumeSegmanticsLib.volume import Grid, LabelClass, LabelMap, Volume
+from VolumeSegmanticsLib.volume import LabelClass, LabelMap, Volume
+
+from .conftest import GRIDS, LPS_TO_RAS, SHAPE, matrix_of
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 vtk = pytest.importorskip("vtk")
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
 
-SHAPE = (6, 7, 8)
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 TERMS = "Context~SCT^1^Tissue~SCT^2^Böne~^^~Anatomic~^^~^^"
-
-
-def oblique(handedness: int) -> Grid:
-    turn_z = [[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]]
-    turn_x = [[1, 0, 0], [0, np.cos(0.5), -np.sin(0.5)], [0, np.sin(0.5), np.cos(0.5)]]
-    columns = np.array(turn_z) @ np.array(turn_x) @ np.diag([1, 1, handedness])
-    return Grid(SHAPE, (2.5, 0.7, 0.4), (10.1, -20.2, 30.3), tuple(map(tuple, columns.T[::-1])))
-
-
-GRIDS = {
-    "plain": Grid(SHAPE),
-    "anisotropic": Grid(SHAPE, (2.5, 0.7, 0.4), (1, 2, 3)),
-    "oblique": oblique(1),
-    "left-handed": oblique(-1),
-}
 
 
 @pytest.fixture
@@ -89,12 +74,10 @@ def array_and_affine(image):
 
 def oriented(array, grid):
     """An array as Slicer's oriented image on a grid."""
-    image, matrix = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
-    for (row, column), value in np.ndenumerate(LPS_TO_RAS @ grid.affine[:, [2, 1, 0, 3]]):
-        matrix.SetElement(row, column, value)
+    image = slicer.vtkOrientedImageData()
     image.SetDimensions(*array.shape[::-1])
     image.GetPointData().SetScalars(numpy_to_vtk(array.ravel(), deep=True))
-    image.SetGeometryFromImageToWorldMatrix(matrix)
+    image.SetGeometryFromImageToWorldMatrix(matrix_of(LPS_TO_RAS @ grid.affine[:, [2, 1, 0, 3]]))
     return image
 
 
@@ -190,11 +173,7 @@ def test_slicer_loads_a_volume_where_it_lies(geometry, a_scene, a_folder):
     grid = GRIDS[geometry]
     array = np.arange(336, dtype=np.int16).reshape(SHAPE)
     path = io.write_volume(a_folder / "v ü.nrrd", Volume(array, grid))
-    node = a_scene.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
-    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
-    a_scene.mrml.AddNode(storage)
-    storage.SetFileName(str(path))
-    assert storage.ReadData(node)
+    node = a_scene.read_volume(path)
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     affine = LPS_TO_RAS @ np.array([[matrix.GetElement(r, c) for c in range(4)] for r in range(4)])

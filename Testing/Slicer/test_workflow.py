@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
-from VolumeSegmanticsLib import io, simulate
+from VolumeSegmanticsLib import constraints, io, simulate
 from VolumeSegmanticsLib.classes import LabelClass
-from VolumeSegmanticsLib.errors import InputError, ResourceError, VolumeSegmanticsError, WorkerError
+from VolumeSegmanticsLib.errors import InputError, ResourceError, SettingsError, WorkerError
 from VolumeSegmanticsLib.events import EpochEnded, Failed, Finished, Log, Preview, Progress, WasCancelled
 from VolumeSegmanticsLib.jobs import Job
 from VolumeSegmanticsLib.launch import WorkerProcess
@@ -28,6 +29,7 @@ from VolumeSegmanticsSlicer.accepting import Region  # noqa: E402
 from VolumeSegmanticsSlicer.nodes import as_array, grid_of  # noqa: E402
 from VolumeSegmanticsSlicer.results import provenance_of, show_labels  # noqa: E402
 from VolumeSegmanticsSlicer.segmentations import labels_of  # noqa: E402
+from VolumeSegmanticsSlicer.starting import STAGE, THREAD_NAME, Starting  # noqa: E402
 from VolumeSegmanticsSlicer.states import LOG_LINES, Phase, State  # noqa: E402
 from VolumeSegmanticsSlicer.workflow import Workflow  # noqa: E402
 
@@ -77,7 +79,16 @@ class Starter:
 
     @property
     def pid(self) -> int:
+        """Of the last worker, once it runs."""
+        wait_for_threads()
         return self.workers[-1].pid
+
+
+def wait_for_threads():
+    """Wait until the job that was asked for is written, and its worker runs."""
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(10)
 
 
 @pytest.fixture
@@ -296,7 +307,8 @@ class Chatterbox:
 
 def test_a_chatty_worker_does_not_hold_the_timer_up(a_workflow):
     chatty = runner.Runner(None, Chatterbox)
-    chatty.start("train", lambda folder, report: None, lambda state: state)
+    chatty.start("train", lambda folder, report, later: None, lambda state: state)
+    wait_for_threads()
     start = time.perf_counter()
     assert chatty.pump().lines == runner.EVENTS_A_PUMP
     assert time.perf_counter() - start < 0.05
@@ -339,6 +351,7 @@ def test_only_one_job_runs(a_trained_workflow, a_starter, a_scene):
         with pytest.raises(WorkerError, match="A job is running"):
             start()
     assert a_trained_workflow.state is state
+    wait_for_threads()
     assert len(a_starter.workers) == 1
     assert len(list(state.folder.parent.iterdir())) == 1
     (state.folder / "leave").touch()
@@ -387,13 +400,83 @@ def test_a_volume_under_a_warp_cannot_be_used(a_workflow, a_volume_node, a_warp)
 
 def test_a_job_that_cannot_start_leaves_no_trace(a_workflow, a_starter, a_folder, monkeypatch):
     monkeypatch.setattr(a_starter, "script", Path("\0"))
-    with pytest.raises(VolumeSegmanticsError, match="cannot be started"):
-        a_workflow.train()
+    a_workflow.train()
+    assert "cannot be started" in a_workflow.wait().error.message
+    wait_for_threads()
     assert list((a_folder / "jobs").iterdir()) == []
     monkeypatch.undo()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     a_workflow.train()
     assert a_workflow.wait().phase is Phase.DONE
+
+
+def test_big_volumes_are_written_while_the_job_runs_already(a_workflow, monkeypatch):
+    may_write = slow_writing(monkeypatch)
+    start = time.perf_counter()
+    a_workflow.train()
+    assert time.perf_counter() - start < 0.2
+    assert (a_workflow.state.phase, a_workflow.state.stage) == (Phase.RUNNING, STAGE)
+    may_write.set()
+    assert a_workflow.wait().phase is Phase.DONE
+
+
+def slow_writing(monkeypatch):
+    """Let no volume be written before the event that is returned."""
+    may_write, write_volume = threading.Event(), io.write_volume
+
+    def write_when_told(path, volume, **options):
+        assert may_write.wait(20)
+        return write_volume(path, volume, **options)
+
+    monkeypatch.setattr(io, "write_volume", write_when_told)
+    return may_write
+
+
+@pytest.mark.parametrize("ends", ["cancel", "scene closed", "workflow closed"])
+def test_a_job_that_is_stopped_while_it_is_written_starts_no_worker(ends, a_workflow, a_starter, a_scene, monkeypatch):
+    may_write = slow_writing(monkeypatch)
+    a_workflow.train()
+    folder = a_workflow.state.folder
+    {"cancel": a_workflow.cancel, "scene closed": a_scene.mrml.Clear, "workflow closed": a_workflow._runner.close}[
+        ends
+    ]()
+    start = time.perf_counter()
+    assert a_workflow.wait().phase is Phase.CANCELLED
+    assert time.perf_counter() - start < 1
+    may_write.set()
+    wait_for_threads()
+    assert not a_starter.workers
+    assert not folder.exists()
+
+
+def test_strokes_of_the_moment_are_learned_whatever_is_painted_meanwhile(
+    a_workflow, a_scene, a_volume_node, some_strokes, monkeypatch
+):
+    before, may_write = labels_of(some_strokes, a_volume_node).array, slow_writing(monkeypatch)
+    a_workflow.train()
+    a_scene.paint(some_strokes, a_volume_node, "Pore", slice(None))
+    may_write.set()
+    folder = a_workflow.wait().folder
+    assert (labels_of(some_strokes, a_volume_node).array != before).any()
+    np.testing.assert_array_equal(io.read_labels(folder / "labels.seg.nrrd").array, before)
+
+
+def test_a_job_that_cannot_be_written_says_why(a_workflow, monkeypatch):
+    def fail(*_, **__):
+        raise ResourceError("The disk is full.", "Make room.")
+
+    monkeypatch.setattr(io, "write_volume", fail)
+    a_workflow.train()
+    error = a_workflow.wait().error
+    assert (error.code, error.message, error.hint) == ("resource", "The disk is full.", "Make room.")
+
+
+def test_a_bug_in_writing_a_job_ends_it(tmp_path):
+    (tmp_path / "job").mkdir()
+    starting = Starting(tmp_path / "job", [lambda: 1 / 0], [], Chatterbox)
+    wait_for_threads()
+    (ending,) = starting.poll()
+    assert "ZeroDivisionError" in ending.message
 
 
 def test_a_jobs_folder_that_cannot_be_made_is_told(a_scene, a_workflow, tmp_path):
@@ -420,6 +503,43 @@ def test_a_result_can_be_compared_with_any_segmentation(a_corrected_workflow, a_
 
 
 # Results --------------------------------------------------------------------------------------------------------------
+
+
+def test_rules_are_made_to_hold_in_the_result_and_can_be_taken_back(a_corrected_workflow, a_starter, a_volume_node):
+    workflow, rules = a_corrected_workflow, "largest bright 1; smooth 0.5"
+    result = workflow.parameters.chosen("result")
+    before, provenance = labels_of(result, a_volume_node), provenance_of(result)
+    assert workflow.allowed("undo_constrain").startswith("No rules were applied")
+    with pytest.raises(SettingsError, match="There is no rule"):
+        workflow.constrain("mend it")
+
+    a_starter.behaviour = ""
+    workflow.constrain(rules)
+    state = workflow.wait()
+    assert state.phase is Phase.DONE, state.error
+    expected = constraints.apply(before, rules)
+    assert [step["changed"] for step in state.outputs["steps"]] == [step.changed for step in expected.steps]
+    assert workflow.parameters.chosen("result") is result
+    np.testing.assert_array_equal(labels_of(result, a_volume_node).array, expected.labels.array)
+    assert (expected.labels.array != before.array).any()
+    assert provenance_of(result)["Rules"] == rules
+
+    workflow.undo_constrain()
+    np.testing.assert_array_equal(labels_of(result, a_volume_node).array, before.array)
+    assert "Rules" not in provenance_of(result)
+    assert provenance_of(result)["Model"] == provenance["Model"]
+    assert workflow.allowed("undo_constrain").startswith("No rules were applied")
+
+
+def test_rules_of_an_earlier_result_cannot_be_taken_back(a_corrected_workflow, a_starter):
+    workflow, a_starter.behaviour = a_corrected_workflow, ""
+    workflow.constrain("smooth 0.5")
+    workflow.wait()
+    assert workflow.allowed("undo_constrain") == ""
+    a_starter.behaviour = "own"
+    workflow.predict()
+    workflow.wait()
+    assert workflow.allowed("undo_constrain").startswith("No rules were applied")
 
 
 def test_the_next_result_refills_the_node_of_the_last(a_corrected_workflow, a_scene):

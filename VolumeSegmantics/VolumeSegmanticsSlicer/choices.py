@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from VolumeSegmanticsLib.box import Box
 from VolumeSegmanticsLib.errors import InputError
 
+from .accepting import Region
 from .nodes import Node, existing, grid_of
 from .parameters import Parameters
 
@@ -47,6 +49,20 @@ class Choices:
             raise InputError(f'The model file "{path}" does not exist.', "Choose another one, or train one.")
         return path
 
+    def box(self) -> Box | None:
+        """Return the voxels of the volume that training and prediction are limited to; None where that is all.
+
+        Raises:
+            InputError: The region holds no voxel of the volume.
+        """
+        volume, region = self.node("volume"), self._parameters.chosen("region")
+        shape = grid_of(volume).shape
+        if region is None:
+            return None
+        window = Region.around_roi(volume, region).window
+        box = Box.of([(part.start, part.stop) for part in window], shape)
+        return None if box.shape == shape else box
+
     def check(self, action: str) -> None:
         """Make sure that all is chosen that an action needs.
 
@@ -56,25 +72,31 @@ class Choices:
         _CHECKS[action](self)
 
     def _check_train(self) -> None:
-        grid_of(self.node("volume"))
+        self.box()
         strokes = self.node("annotation")
         if not strokes.GetSegmentation().GetNumberOfSegments():
             raise InputError(f'"{strokes.GetName()}" has no segments.', "Paint some voxels of each material.")
 
     def _check_predict(self) -> None:
-        grid_of(self.node("volume"))
+        self.box()
         self.model()
         if self.node_id("result") and self.node_id("result") == self.node_id("annotation"):
             raise InputError("The result would replace the strokes.", "Choose another segmentation for the result.")
+
+    def _check_result(self) -> None:
+        for role in ("volume", "result"):
+            self.node(role)
 
     def _check_both_segmentations(self) -> None:
         for role in ("volume", "result", "annotation"):
             self.node(role)
 
 
-_CHECKS: dict[str, Callable[[Choices], None]] = {
+_CHECKS: dict[str, Callable[[Choices], object]] = {
     "train": Choices._check_train,
     "predict": Choices._check_predict,
+    "predict_file": Choices.model,
+    "constrain": Choices._check_result,
     "evaluate": Choices._check_both_segmentations,
     "accept": Choices._check_both_segmentations,
 }

@@ -42,7 +42,7 @@ class Layer:
         """Bring label values from where they lie onto a grid; only a shift by whole voxels goes without a copy."""
         if voxels.dtype.kind == "f":
             voxels = voxels.astype(np.int32)
-        start = _shift(source, grid)
+        start = grid.start_of(source)
         if start is not None:
             return cls(voxels, positions, start)._cropped(grid.shape)
         painted = np.stack([positions.take(one_slice, mode="clip") for one_slice in voxels])
@@ -52,7 +52,7 @@ class Layer:
         start, shape = _box(source, grid)
         moved = np.zeros(shape, np.uint8)
         if moved.size:
-            moved = resampled(painted, source, _part(grid, start, shape), 0)
+            moved = resampled(painted, source, grid.part(start, shape), 0)
         lost = 0 if moved.any() else np.count_nonzero(painted)  # how much of it is lost, two samplings cannot tell
         return cls(moved, _AS_THEY_ARE, start, lost, resampled=True)
 
@@ -67,37 +67,30 @@ class Layer:
         return sum(np.count_nonzero(self.positions.take(one_slice, mode="clip")) for one_slice in self.voxels)
 
     def slice_at(self, z: int) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
-        """Return where in a slice of the grid the layer lies, and the positions there; None without any."""
+        """Return where in a slice of the grid anything is painted, and the positions there; None without any."""
         row = z - self.start[0]
-        if not 0 <= row < len(self.voxels) or self.voxels[row].max(initial=0) <= 0:
+        if not 0 <= row < len(self.voxels):
             return None
-        (_, y, x), (height, width) = self.start, self.voxels.shape[1:]
-        return (slice(y, y + height), slice(x, x + width)), self.positions.take(self.voxels[row], mode="clip")
+        rows, columns = (np.flatnonzero(np.bitwise_or.reduce(self.voxels[row], axis=axis)) for axis in (1, 0))
+        if not rows.size:
+            return None
+        inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        _, y, x = self.start
+        window = slice(y + rows[0], y + rows[-1] + 1), slice(x + columns[0], x + columns[-1] + 1)
+        return window, self.positions.take(self.voxels[row][inside], mode="clip")
 
 
 _AS_THEY_ARE = np.arange(256, dtype=np.uint8)
 
 
-def _shift(source: Grid, grid: Grid) -> tuple[int, ...] | None:
-    """Return the voxel of a grid at which another begins; None where the two differ in more than that."""
-    start = tuple(np.rint(np.linalg.solve(grid.affine, source.affine)[:3, 3]).astype(int).tolist())
-    return start if _part(grid, start, source.shape) == source else None
-
-
-def _part(grid: Grid, start: Sequence[int], shape: tuple[int, ...]) -> Grid:
-    """Return the grid of a box of voxels, which may reach beyond its grid."""
-    affine = grid.affine
-    affine[:3, 3] += affine[:3, :3] @ start
-    return Grid.from_affine(shape, affine)
-
-
-def _box(source: Grid, grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _box(source: Grid, grid: Grid) -> tuple[tuple[int, ...], tuple[int, int, int]]:
     """Return start and shape of the box of a grid's voxels that another grid reaches; it may be empty."""
     corners = np.array([(*corner, 1) for corner in itertools.product(*((-0.5, n - 0.5) for n in source.shape))])
     places = (np.linalg.solve(grid.affine, source.affine) @ corners.T)[:3]
     low = np.clip(np.floor(places.min(axis=1)), 0, grid.shape).astype(int)
     high = np.clip(np.ceil(places.max(axis=1)) + 1, low, grid.shape).astype(int)
-    return tuple(low.tolist()), tuple((high - low).tolist())
+    z, y, x = (high - low).tolist()
+    return tuple(low.tolist()), (z, y, x)
 
 
 def merged(

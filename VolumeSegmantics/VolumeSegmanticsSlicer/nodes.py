@@ -15,13 +15,15 @@ import numpy as np
 import slicer
 import vtk
 from numpy.typing import NDArray
-from vtk.util.numpy_support import vtk_to_numpy
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError
 from VolumeSegmanticsLib.io import nrrd
 from VolumeSegmanticsLib.io.family import MOST_CHANNELS
 from VolumeSegmanticsLib.volume import Grid, Volume
+
+from .starting import Write, now
 
 Node = Any
 """A MRML node; the classes of VTK say nothing to a type checker."""
@@ -30,6 +32,8 @@ IMAGE_FILE = "image.nrrd"
 
 _FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS to LPS, and back."""
+
+_AS_VTK_HAS_IT = {np.dtype(bool): np.dtype(np.uint8), np.dtype(np.float16): np.dtype(np.float32)}
 
 _COMPARED_SLICES = 8
 """As many slices of a file are compared with the node that was read from it."""
@@ -102,6 +106,18 @@ def between(source: Node, target: Node) -> NDArray[np.float64]:
     return as_array(matrix)
 
 
+def to_world(node: Node) -> NDArray[np.float64]:
+    """Return the matrix that takes a node's own space to the world, RAS to RAS.
+
+    Raises:
+        InputError: It lies under a non-linear transform.
+    """
+    refuse_warped(node)
+    matrix = vtk.vtkMatrix4x4()
+    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(node.GetParentTransformNode(), None, matrix)
+    return as_array(matrix)
+
+
 def as_array(matrix: Node) -> NDArray[np.float64]:
     """Return a vtkMatrix4x4 as an array."""
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
@@ -134,7 +150,19 @@ def voxels_of(image: Node) -> NDArray[Any]:
     return array
 
 
-def image_for_job(volume_node: Node, folder: Path) -> Path:
+def fill_volume(node: Node, volume: Volume) -> None:
+    """Give a volume node a copy of voxels, and their place in its own space."""
+    dtype = volume.array.dtype.newbyteorder("=")
+    array = np.ascontiguousarray(volume.array, _AS_VTK_HAS_IT.get(dtype, dtype))
+    image, matrix = vtk.vtkImageData(), vtk.vtkMatrix4x4()
+    image.SetDimensions(*volume.grid.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(array.reshape(-1, *array.shape[3:]), deep=True))
+    matrix.DeepCopy((_FLIP_XY @ volume.grid.affine[:, [2, 1, 0, 3]]).ravel().tolist())
+    node.SetIJKToRASMatrix(matrix)
+    node.SetAndObserveImageData(image)
+
+
+def image_for_job(volume_node: Node, folder: Path, *, write: Write = now) -> Path:
     """Return a file that holds a volume for a worker, who maps it into memory.
 
     That is the file that the node was read from or saved to where it still holds the same; otherwise the voxels are
@@ -145,7 +173,11 @@ def image_for_job(volume_node: Node, folder: Path) -> Path:
         ResourceError: The folder cannot be written.
     """
     volume = volume_of(volume_node)
-    return own_file(volume_node, volume) or io.write_volume(folder / IMAGE_FILE, volume)
+    if own := own_file(volume_node, volume):
+        return own
+    path = folder / IMAGE_FILE
+    write(lambda: io.write_volume(path, volume))
+    return path
 
 
 def own_file(volume_node: Node, volume: Volume) -> Path | None:

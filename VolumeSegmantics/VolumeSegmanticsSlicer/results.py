@@ -24,13 +24,15 @@ from VolumeSegmanticsLib.classes import UNLABELLED, LabelClass
 from VolumeSegmanticsLib.errors import InputError
 from VolumeSegmanticsLib.volume import Grid, LabelMap, Volume
 
-from .nodes import Node, grid_of
+from .nodes import Node, fill_volume, grid_of
 from .segmentations import BINARY_LABELMAP, CLASS_TAG, TERMINOLOGY_TAG, UNPAINTED_ATTRIBUTE
 
 PREFIX = "VolumeSegmantics."
 """Begins the name of every attribute that this extension gives a node."""
 
 DATE = "Date"
+BOX = "Box"
+"""Start and stop of Z, Y and X where only a box of the volume was segmented."""
 
 AnyPath = str | PathLike[str]
 
@@ -45,10 +47,11 @@ def show_labels(
 ) -> Node:
     """Show labels as a segmentation node: one segment a class, with its name, colour and terminology.
 
-    The background is what no segment covers. Only where there are unlabelled voxels too is it a segment.
+    The background is what no segment covers. Only where there are unlabelled voxels too is it a segment, which is
+    hidden; those outside the box of labels are unlabelled.
 
     Args:
-        labels: On the volume's grid, or the file that holds them.
+        labels: On the volume's grid or a box of it, or the file that holds them.
         volume_node: The volume that was segmented.
         result: An earlier result that is filled again: segments of the same name keep their IDs, others go.
         name: Of a new node; the default is that of the volume and "segmentation".
@@ -64,19 +67,20 @@ def show_labels(
     """
     if not isinstance(labels, LabelMap):
         labels = io.read_labels(labels)
-    _check_grid(labels.grid, volume_node)
+    start = _start(labels.grid, volume_node)
     if result is not None:
         _refuse_strokes(result)
-    stored, classes = _stored(labels)
+    stored, classes = _stored(labels, is_part=labels.grid != grid_of(volume_node))
     node = result or _new_node("vtkMRMLSegmentationNode", volume_node, name, "segmentation")
     with _as_one_change(node):
         _lay_under_same_transform(node, volume_node)
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
-        _fill(node.GetSegmentation(), classes, _oriented_image(stored, volume_node))
+        _fill(node.GetSegmentation(), classes, _oriented_image(stored, volume_node, start))
         _keep_facts(node, provenance or {})
         is_background = len(classes) < len(labels.classes)  # what no segment covers
         node.SetAttribute(UNPAINTED_ATTRIBUTE, "background" if is_background else "ignore")
     node.CreateDefaultDisplayNodes()
+    _hide_background(node)
     return node
 
 
@@ -94,14 +98,11 @@ def show_confidence(
     """
     if not isinstance(confidence, Volume):
         confidence = io.read_volume(confidence)
-    _check_grid(confidence.grid, volume_node)
+    _start(confidence.grid, volume_node)
     node = result or _new_node("vtkMRMLScalarVolumeNode", volume_node, name, "confidence")
-    matrix = vtk.vtkMatrix4x4()
-    volume_node.GetIJKToRASMatrix(matrix)
     with _as_one_change(node):
         _lay_under_same_transform(node, volume_node)
-        node.SetIJKToRASMatrix(matrix)
-        node.SetAndObserveImageData(_image(vtk.vtkImageData(), confidence.array, volume_node))
+        fill_volume(node, confidence)
         _keep_facts(node, provenance or {})
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
@@ -116,28 +117,36 @@ def provenance_of(node: Node) -> dict[str, str]:
     return {name.removeprefix(PREFIX): node.GetAttribute(name) for name in names}
 
 
-def _check_grid(grid: Grid, volume_node: Node) -> None:
+def is_result(node: Node) -> bool:
+    """Tell whether a node holds what a job made."""
+    return DATE in provenance_of(node)
+
+
+def _start(grid: Grid, volume_node: Node) -> tuple[int, int, int]:
+    """Return the voxel (Z, Y, X) of a volume at which a box of its voxels begins."""
     wanted = grid_of(volume_node)
-    if grid != wanted:
+    start = wanted.start_of(grid)
+    if start is None or any(s < 0 or s + n > m for s, n, m in zip(start, grid.shape, wanted.shape, strict=True)):
         raise InputError(
             f'The result does not lie on the voxels of "{volume_node.GetName()}": {grid.difference(wanted)}.',
             "Was the volume changed since? Apply the model to it again.",
         )
+    return start
 
 
 def _refuse_strokes(node: Node) -> None:
     """Make sure that nothing is lost which somebody painted."""
-    if node.GetSegmentation().GetNumberOfSegments() and DATE not in provenance_of(node):
+    if node.GetSegmentation().GetNumberOfSegments() and not is_result(node):
         raise InputError(
             f'"{node.GetName()}" is no earlier result: its segments would be lost.',
             "Choose another segmentation for the result, or a new one.",
         )
 
 
-def _stored(labels: LabelMap) -> tuple[NDArray[np.uint8], list[tuple[int, LabelClass]]]:
+def _stored(labels: LabelMap, *, is_part: bool) -> tuple[NDArray[np.uint8], list[tuple[int, LabelClass]]]:
     """Return label values with 0 where no segment lies, and for each segment its label value and class."""
     classes = [(c.value, c) for c in labels.classes if c.value > 0]
-    if not any((one_slice == UNLABELLED).any() for one_slice in labels.array):
+    if not is_part and not any((one_slice == UNLABELLED).any() for one_slice in labels.array):
         return labels.array, classes
     table = np.arange(256, dtype=np.uint8)
     table[UNLABELLED] = 0
@@ -184,19 +193,24 @@ def _lay_under_same_transform(node: Node, volume_node: Node) -> None:
     node.SetAndObserveTransformNodeID(transform.GetID() if transform else None)
 
 
-def _image(image: Node, array: NDArray[Any], volume_node: Node) -> Node:
-    """Fill a vtkImageData with a copy of an array (Z, Y, X) that has the shape of the volume."""
-    image.SetExtent(volume_node.GetImageData().GetExtent())
+def _oriented_image(array: NDArray[np.uint8], volume_node: Node, start: Sequence[int]) -> Node:
+    """Return a copy of labels (Z, Y, X), a box of the volume that begins at the voxel ``start``."""
+    first = np.array(volume_node.GetImageData().GetExtent()[::2]) + start[::-1]
+    last = first + array.shape[::-1] - 1
+    image, matrix = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+    image.SetExtent(np.stack([first, last], axis=1).ravel().tolist())
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True))
-    return image
-
-
-def _oriented_image(array: NDArray[np.uint8], volume_node: Node) -> Node:
-    matrix = vtk.vtkMatrix4x4()
     volume_node.GetIJKToRASMatrix(matrix)
-    image = _image(slicer.vtkOrientedImageData(), array, volume_node)
     image.SetGeometryFromImageToWorldMatrix(matrix)
     return image
+
+
+def _hide_background(node: Node) -> None:
+    """Let what is not background be seen where the background is a segment too."""
+    segmentation = node.GetSegmentation()
+    for n in range(segmentation.GetNumberOfSegments()):
+        if segmentation.GetNthSegment(n).HasTag(CLASS_TAG):
+            node.GetDisplayNode().SetSegmentVisibility(segmentation.GetNthSegmentID(n), False)
 
 
 def _fill(segmentation: Node, classes: Sequence[tuple[int, LabelClass]], image: Node) -> None:

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
 
 from VolumeSegmanticsLib.errors import ResourceError, VolumeSegmanticsError, WorkerError
 from VolumeSegmanticsLib.events import TERMINAL, Event, Failed, Finished, Report
 from VolumeSegmanticsLib.launch import WorkerProcess
 
+from .starting import STAGE, Act, Starting, StartWorker, Worker, Write
 from .states import Phase, State
 
 GRACE_SECONDS = 1.5
@@ -32,22 +32,6 @@ EVENTS_A_PUMP = 500
 
 WAIT_SECONDS = 0.05
 
-
-class Worker(Protocol):
-    """The part of ``WorkerProcess`` that is needed here."""
-
-    def poll(self) -> list[Event]:
-        """Return the events that came since the last call, without waiting; the very last is terminal."""
-
-    def stop(self) -> None:
-        """Ask it to end, without waiting."""
-
-    def close(self) -> None:
-        """End it, and wait until it has."""
-
-
-StartWorker = Callable[[Path], Worker]
-"""Starts the worker of the job that a folder holds."""
 
 start_worker: StartWorker = functools.partial(WorkerProcess, grace_seconds=GRACE_SECONDS)
 
@@ -67,30 +51,32 @@ class Runner:
         self._worker: Worker | None = None
         self._events: deque[Event] = deque()
 
-    def start(self, task: str, write: Callable[[Path, Report], object], show: Callable[[State], State]) -> None:
-        """Start a job; where that fails, no trace of it is left.
+    def start(self, task: str, write: Callable[[Path, Report, Write], object], show: Callable[[State], State]) -> None:
+        """Start a job; where that fails, no trace of it is left. Its files are written while it runs already.
 
         Args:
             task: Its name.
-            write: Writes the job into its folder; its report takes what the user should know.
+            write: Writes the job into its folder; its report takes what the user should know, and its last argument
+                what takes long and needs no scene, which is done in a thread.
             show: Called once the job has finished: shows what it made, and returns the state with it.
 
         Raises:
-            WorkerError: One is running, or the process cannot be started.
+            WorkerError: One is running.
             VolumeSegmanticsError: From ``write``.
         """
         if self.state.is_running:
             raise WorkerError("A job is running.", "Wait for its end, or cancel it.")
-        folder, told = self._new_folder(task), list[Event]()
+        folder, told, later = self._new_folder(task), list[Event](), list[Act]()
         try:
-            write(folder, told.append)
-            self._worker = self._start_worker(folder)
+            write(folder, told.append, later.append)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         self._show = show
         self._events.clear()
-        self.state = functools.reduce(State.after, told, State(Phase.RUNNING, task, folder))
+        self.state = functools.reduce(State.after, told, State(Phase.RUNNING, task, folder, STAGE))
+        told.clear()
+        self._worker = Starting(folder, later, told, self._start_worker)
 
     def pump(self) -> State:
         """Take in a few of the events that came, and return what is known now; never waits for the worker."""

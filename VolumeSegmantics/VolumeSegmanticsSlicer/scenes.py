@@ -8,23 +8,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import slicer
-import vtk
-from vtk.util.numpy_support import numpy_to_vtk
 
 from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.errors import InputError, ResourceError
 from VolumeSegmanticsLib.events import Report, ignore
-from VolumeSegmanticsLib.volume import Volume
 
-from .nodes import Node, grid_of
+from .nodes import Node, fill_volume, grid_of
 from .results import DATE, PREFIX, show_labels
 
 SUFFIXES = (".mrml", ".mrb")
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_AS_VTK_HAS_IT = {np.dtype(bool): np.dtype(np.uint8), np.dtype(np.float16): np.dtype(np.float32)}
 
 
 class Scene:
@@ -88,7 +81,7 @@ class Scene:
         volume = io.read_volume(path)
         class_name = "vtkMRMLScalarVolumeNode" if volume.channels == 1 else "vtkMRMLVectorVolumeNode"
         node = self.mrml.AddNewNodeByClass(class_name, stem(path))
-        _fill(node, volume)
+        fill_volume(node, volume)
         node.CreateDefaultDisplayNodes()
         return node
 
@@ -123,15 +116,3 @@ def _wired(scene: Node, cache: str) -> tuple[Node, ...]:
     scene.SetDataIOManager(files)
     scene.SetCacheManager(caches)
     return application, segmentations, files, caches
-
-
-def _fill(node: Node, volume: Volume) -> None:
-    """Give a volume node a copy of the voxels, and their place."""
-    dtype = volume.array.dtype.newbyteorder("=")
-    array = np.ascontiguousarray(volume.array, _AS_VTK_HAS_IT.get(dtype, dtype))
-    image, matrix = vtk.vtkImageData(), vtk.vtkMatrix4x4()
-    image.SetDimensions(*volume.grid.shape[::-1])
-    image.GetPointData().SetScalars(numpy_to_vtk(array.reshape(-1, *array.shape[3:]), deep=True))
-    matrix.DeepCopy((_LPS_TO_RAS @ volume.grid.affine[:, [2, 1, 0, 3]]).ravel().tolist())
-    node.SetIJKToRASMatrix(matrix)
-    node.SetAndObserveImageData(image)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from VolumeSegmanticsLib.errors import Cancelled, WorkerError
 from VolumeSegmanticsLib.events import (
     EpochEnded,
     Event,
@@ -101,6 +102,20 @@ class State:
     def after(self, event: Event) -> State:
         """Return what is known once an event has happened."""
         return _FOLDS[type(event)](self, event)
+
+
+def result_of(state: State) -> State:
+    """Return a state whose job has done what it should: for scripts.
+
+    Raises:
+        WorkerError: The job has failed, with its own words.
+        Cancelled: It was stopped.
+    """
+    if state.error is not None:
+        raise WorkerError(state.error.message, state.error.hint)
+    if state.phase is Phase.CANCELLED:
+        raise Cancelled
+    return state
 
 
 def _ended(state: State, phase: Phase, **changes: Any) -> State:

@@ -18,19 +18,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from VolumeSegmanticsLib.constraints import parse
 from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError, WorkerError
-from VolumeSegmanticsLib.settings import EvaluateSettings, PredictSettings, TrainSettings
+from VolumeSegmanticsLib.events import Report
+from VolumeSegmanticsLib.settings import ConstrainSettings, EvaluateSettings, PredictSettings, TrainSettings
 
 from .accepting import Region, Undo, accept
 from .choices import Choices
-from .job_folders import AnyPath, Images, evaluate_job, predict_job, train_job
+from .job_folders import (
+    PREDICTION_FILE,
+    AnyPath,
+    Images,
+    constrain_job,
+    evaluate_job,
+    predict_file_job,
+    predict_job,
+    train_job,
+)
 from .nodes import Node
 from .parameters import Parameters
-from .results import show_confidence, show_labels
+from .previews import Watch
+from .results import BOX, provenance_of, show_confidence, show_labels
 from .runner import Runner, StartWorker, start_worker
+from .starting import Write
 from .states import Phase, State
+
+S = TypeVar("S", TrainSettings, PredictSettings)
 
 
 class Workflow:
@@ -42,6 +57,9 @@ class Workflow:
         start: Starts the worker of a job.
         save_for_undo: Called before strokes change, such as ``saveStateForUndo`` of the segment editor that the user
             works with, whose undo then takes it back. None leaves that to ``undo_accept``.
+
+    Attributes:
+        device: Computes the jobs, whatever the scene's settings say, as it belongs to the computer; empty: theirs.
     """
 
     def __init__(
@@ -52,6 +70,7 @@ class Workflow:
         start: StartWorker = start_worker,
         save_for_undo: Callable[[], object] | None = None,
     ) -> None:
+        self.device = ""
         self.parameters = Parameters(scene)
         self._scene = scene
         self._choices = Choices(scene, self.parameters)
@@ -60,6 +79,8 @@ class Workflow:
         self._runner = Runner(jobs_folder, start)
         self._images = Images()
         self._undo = Undo()
+        self._before_rules: tuple[Path, _Choice] | None = None
+        self._watch = Watch()
         self._save_for_undo = save_for_undo
 
     def __enter__(self) -> Workflow:
@@ -94,7 +115,7 @@ class Workflow:
         start_from: AnyPath | None = None,
         others: Sequence[tuple[Node, Node]] = (),
     ) -> None:
-        """Start to train a model on the strokes; in the end it is the chosen model.
+        """Start to train a model on the strokes inside the chosen region; in the end it is the chosen model.
 
         Args:
             model: The ``.safetensors`` file to write; the default lies in the job's folder.
@@ -102,25 +123,33 @@ class Workflow:
             others: More pairs of volume and segmentation node to learn from.
         """
         self._check("train")
-        settings = self.parameters.settings(TrainSettings)
+        settings = self._settings(TrainSettings)
         pairs = [(self._choices.node("volume"), self._choices.node("annotation")), *others]
-        choice = _Choice(self._closings)
+        choice, box = _Choice(self._closings), self._choices.box()
+
+        def write(folder: Path, report: Report, later: Write) -> None:
+            part = train_job(
+                folder,
+                pairs,
+                settings,
+                self._images,
+                model=model,
+                start_from=start_from,
+                box=box,
+                report=report,
+                write=later,
+            )
+            self._watch.begin(folder, part.start)
 
         def show(state: State) -> State:
             if choice.closings == self._closings:
                 self.parameters.model_path = Path(state.outputs["model"])
             return state
 
-        self._runner.start(
-            "train",
-            lambda folder, report: train_job(
-                folder, pairs, settings, self._images, model=model, start_from=start_from, report=report
-            ),
-            show,
-        )
+        self._runner.start("train", write, show)
 
     def predict(self, *, output: AnyPath | None = None, confidence: AnyPath | bool = False) -> None:
-        """Start to segment the volume with the chosen model.
+        """Start to segment the volume, inside the chosen region, with the chosen model.
 
         The result refills the chosen result node; where none is chosen it gets a new one, which then is the chosen one.
 
@@ -129,16 +158,40 @@ class Workflow:
             confidence: True for a volume node of the confidence too, or the image file to write it to.
         """
         self._check("predict")
-        settings, model = self.parameters.settings(PredictSettings), self._choices.model()
-        volume = self._choices.node("volume")
+        settings, model = self._settings(PredictSettings), self._choices.model()
+        volume, box = self._choices.node("volume"), self._choices.box()
         ids = {role: self._choices.node_id(role) for role in ("volume", "result", "confidence")}
-        choice = _Choice(self._closings, ids, {"Model": str(model), "Settings": settings.changed()})
+        provenance = {"Model": str(model), "Settings": settings.changed(), **({BOX: box.spans} if box else {})}
+        choice = _Choice(self._closings, ids, provenance)
         self._runner.start(
             "predict",
-            lambda folder, report: predict_job(
-                folder, volume, model, settings, self._images, output=output, confidence=confidence
+            lambda folder, report, later: predict_job(
+                folder,
+                volume,
+                model,
+                settings,
+                self._images,
+                output=output,
+                confidence=confidence,
+                box=box,
+                write=later,
             ),
             lambda state: self._show_prediction(state, choice),
+        )
+
+    def predict_file(self, image: AnyPath, output: AnyPath) -> None:
+        """Start to segment an image file with the chosen model; the scene is not changed, nor need it hold the image.
+
+        Args:
+            image: In any format that the library reads.
+            output: The label file to write.
+        """
+        self._check("predict_file")
+        settings, model = self._settings(PredictSettings), self._choices.model()
+        self._runner.start(
+            "predict",
+            lambda folder, report, later: predict_file_job(folder, image, model, settings, output),
+            lambda state: replace(state, note=f"The result is {state.outputs['labels']}"),
         )
 
     def evaluate(self, truth: Node | None = None) -> None:
@@ -152,9 +205,59 @@ class Workflow:
         known = truth or self._choices.node("annotation")
         self._runner.start(
             "evaluate",
-            lambda folder, report: evaluate_job(folder, volume, result, known, settings, report=report),
+            lambda folder, report, later: evaluate_job(
+                folder, volume, result, known, settings, report=report, write=later
+            ),
             lambda state: state,
         )
+
+    def constrain(self, rules: str) -> None:
+        """Start to make rules hold in the result, which is filled again; ``undo_constrain`` takes that back.
+
+        What they changed are ``outputs["steps"]`` of the state, and ``outputs["before"]`` and ``["after"]``.
+
+        Args:
+            rules: Such as ``"min-size pores 50; inside pores matrix"``.
+        """
+        self._check("constrain")
+        parse(rules)
+        settings = ConstrainSettings(rules=rules)
+        volume, result = self._choices.node("volume"), self._choices.node("result")
+        ids = {"volume": str(volume.GetID()), "result": str(result.GetID())}
+        earlier = _Choice(self._closings, ids, provenance_of(result))
+        constrained = replace(earlier, provenance={**earlier.provenance, "Rules": rules})
+
+        def show(state: State) -> State:
+            shown = self._show_prediction(state, constrained)
+            if state.folder is not None and shown.node_ids:
+                self._before_rules = (state.folder / PREDICTION_FILE, earlier)
+            return shown
+
+        self._runner.start(
+            "constrain",
+            lambda folder, report, later: constrain_job(folder, volume, result, settings, report=report, write=later),
+            show,
+        )
+
+    def undo_constrain(self) -> None:
+        """Make the result what it was before rules were made to hold in it."""
+        self._check("undo_constrain")
+        assert self._before_rules is not None, "the check has seen it"
+        labels, choice = self._before_rules
+        result, volume = self._still_there(choice, "result"), self._choices.node("volume")
+        show_labels(labels, volume, result=result, provenance=choice.provenance)
+        self._before_rules = None
+
+    def watch(self, axis: str, index: int) -> None:
+        """Say which slice of the volume is in view: previews of a training show it.
+
+        Args:
+            axis: ``"z"``, ``"y"`` or ``"x"``, which the slice is perpendicular to.
+            index: Counted from 0.
+        """
+        self._watch.look_at(axis, index)
+        if self.state.is_running and self.state.task == "train":
+            self._watch.tell()
 
     def cancel(self) -> None:
         """Ask the job to stop; nothing happens where none runs."""
@@ -202,6 +305,11 @@ class Workflow:
         self._check("undo_accept")
         self._undo.take_back(self._choices.node("annotation"))
 
+    def _settings(self, kind: type[S]) -> S:
+        """Return the scene's settings, on the device that was chosen for this computer."""
+        settings = self.parameters.settings(kind)
+        return replace(settings, device=self.device) if self.device else settings
+
     def _check(self, action: str) -> None:
         _CHECKS[action](self)
 
@@ -223,6 +331,12 @@ class Workflow:
         if refusal := self._undo.refusal(self._choices.node("annotation")):
             raise InputError(refusal)
 
+    def _check_undo_constrain(self) -> None:
+        self._check_free()
+        is_known = self._before_rules is not None and self._still_there(self._before_rules[1], "result") is not None
+        if not is_known or self._before_rules[1].ids["volume"] != self._choices.node_id("volume"):
+            raise InputError("No rules were applied that could be taken back.")
+
     # What becomes of a job's end, and of the scene's
 
     def _show_prediction(self, state: State, choice: _Choice) -> State:
@@ -231,6 +345,7 @@ class Workflow:
         if volume is None:
             return replace(state, note=f"The volume is no longer in the scene. Its result is {state.outputs['labels']}")
         node_ids = {}
+        self._before_rules = None
         for role, output, show in (("result", "labels", show_labels), ("confidence", "confidence", show_confidence)):
             if output in state.outputs:
                 earlier = self._still_there(choice, role)
@@ -262,7 +377,10 @@ class _Choice:
 _CHECKS: dict[str, Callable[[Workflow], None]] = {
     "train": lambda workflow: workflow._check_job("train"),
     "predict": lambda workflow: workflow._check_job("predict"),
+    "predict_file": lambda workflow: workflow._check_job("predict_file"),
     "evaluate": lambda workflow: workflow._check_job("evaluate"),
+    "constrain": lambda workflow: workflow._check_job("constrain"),
+    "undo_constrain": Workflow._check_undo_constrain,
     "cancel": Workflow._check_cancel,
     "accept": lambda workflow: workflow._choices.check("accept"),
     "undo_accept": Workflow._check_undo_accept,

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "Lib" / "workers"))
 import driver
 
 from VolumeSegmanticsLib import io, worker
+from VolumeSegmanticsLib.box import Box
 from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.events import EpochEnded, Progress
 from VolumeSegmanticsLib.volume import LabelMap, Volume
@@ -32,6 +33,8 @@ def train(job, report):
 
 def predict(job, report):
     image = io.read_volume(job.path(job.inputs["image"]))
+    if "box" in job.inputs:
+        image = Box.of(job.inputs["box"], image.grid.shape).of_volume(image)
     bright = (image.array > image.array.mean()).astype("uint8")
     outputs = {name: str(job.path(path)) for name, path in job.outputs.items()}
     io.write_labels(outputs["labels"], LabelMap(bright + 1, image.grid, CLASSES))

@@ -1,0 +1,269 @@
+"""Stand-ins for the widgets that only Slicer has, with the part of their properties, slots and signals that is used.
+
+What PythonQt does not let a script call (plain C++ methods that are neither slots nor invokable) is missing here too.
+"""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Property, Signal
+from PySide6.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QGridLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+
+def stored(kind, name, default):
+    """A Qt property that is kept as it is set."""
+
+    def write(self, value):
+        self.__dict__[name] = value
+        if hasattr(self, "changed"):
+            self.changed()
+
+    return Property(kind, lambda self: self.__dict__.get(name, default), write)
+
+
+class ctkCollapsibleButton(QGroupBox):
+    """A titled box whose contents can be hidden."""
+
+    contentsCollapsed = Signal(bool)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._collapsed, self._hidden = False, []
+
+    text = Property(str, lambda self: self.title(), lambda self, text: self.setTitle(text))
+
+    def _collapse(self, collapsed):
+        self._collapsed = collapsed
+        self._hide_contents()
+        self.setMaximumHeight(20 if collapsed else 16_777_215)
+        self.contentsCollapsed.emit(collapsed)
+
+    def _hide_contents(self):
+        if self._collapsed:
+            mine = [child for child in self.children() if isinstance(child, QWidget) and not child.isHidden()]
+            self._hidden += mine
+            for child in mine:
+                child.hide()
+        else:
+            for child in self._hidden:
+                child.show()
+            self._hidden = []
+
+    def showEvent(self, event):
+        super().showEvent(event)
+        if self._collapsed:
+            self._hide_contents()
+
+    collapsed = Property(bool, lambda self: self._collapsed, _collapse)
+
+
+class qMRMLNodeComboBox(QWidget):
+    """Lists the nodes of some classes in the scene."""
+
+    currentNodeIDChanged = Signal(str)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._combo = QComboBox()
+        self._combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        layout.addWidget(self._combo)
+        self._combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._scene, self._tags = None, []
+        self._combo.currentIndexChanged.connect(lambda _: self.currentNodeIDChanged.emit(self._id()))
+
+    nodeTypes = stored("QStringList", "_types", [])
+    showChildNodeTypes = stored(bool, "_children", True)
+    addEnabled = stored(bool, "_add", True)
+    removeEnabled = stored(bool, "_remove", True)
+    renameEnabled = stored(bool, "_rename", False)
+    noneEnabled = stored(bool, "_none", False)
+    noneDisplay = stored(str, "_none_text", "None")
+
+    def setMRMLScene(self, scene):
+        self._let_go()
+        self._scene = scene
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndBatchProcessEvent):
+            self._tags.append(scene.AddObserver(event, self._fill))
+        self._fill()
+
+    def _let_go(self):
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._tags = []
+
+    def _fill(self, *_):
+        if self._scene.IsBatchProcessing():
+            return
+        chosen = self._id()
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        if self.noneEnabled:
+            self._combo.addItem(self.noneDisplay, "")
+        for n in range(self._scene.GetNumberOfNodes()):
+            node = self._scene.GetNthNode(n)
+            if self._lists(node):
+                self._combo.addItem(node.GetName(), node.GetID())
+        index = self._combo.findData(chosen)
+        self._combo.setCurrentIndex(max(0, index))
+        self._combo.blockSignals(False)
+        if self._id() != chosen:
+            self.currentNodeIDChanged.emit(self._id())
+
+    def _lists(self, node):
+        is_a = node.IsA if self._children_shown() else (lambda name: node.GetClassName() == name)
+        return not node.GetHideFromEditors() and any(is_a(name) for name in self.nodeTypes)
+
+    def _children_shown(self):
+        return self.showChildNodeTypes
+
+    def _id(self):
+        return self._combo.currentData() or ""
+
+    def currentNode(self):
+        return self._scene.GetNodeByID(self._id()) if self._id() else None
+
+    def setCurrentNodeID(self, node_id):
+        self._combo.setCurrentIndex(max(0 if self.noneEnabled else -1, self._combo.findData(node_id)))
+
+    def setCurrentNode(self, node):
+        self.setCurrentNodeID(node.GetID() if node else "")
+
+
+class Effect:
+    """A tool of the Segment Editor; painting goes through Slicer's own logic."""
+
+    def __init__(self, editor, name):
+        self.editor, self.name = editor, name
+
+    def defaultModifierLabelmap(self):
+        logic = self.editor.logic()
+        assert logic.ResetModifierLabelmapToDefault()
+        return logic.GetModifierLabelmap()
+
+    def modifySelectedSegmentByLabelmap(self, labelmap, mode):
+        assert mode == "add"
+        logic, editor = self.editor.logic(), self.editor
+        logic.ModifySegmentByLabelmap(
+            editor.segmentation, editor.segment_id, labelmap, logic.ModificationModeAdd, False, False
+        )
+
+
+class qMRMLSegmentEditorWidget(QFrame):
+    """A picture of the Segment Editor; its undo, overwriting and painting are those of Slicer's own logic."""
+
+    currentSegmentIDChanged = Signal(str)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+        self.calls, self.node, self.scene, self.segmentation, self.volume = [], None, None, None, None
+        self.effect, self.segment_id, self.shortcuts, self.observing = None, "", False, False
+        self._logic = None
+        self._layout = QVBoxLayout(self)
+        self._list = QLabel("")
+        self._layout.addWidget(self._list)
+
+    unorderedEffectsVisible = stored(bool, "_unordered", True)
+
+    def setEffectNameOrder(self, names):
+        grid = QGridLayout()
+        for n, name in enumerate(names):
+            button = QPushButton(name)
+            button.setToolTip(name)
+            grid.addWidget(button, n // 3, n % 3)
+        self._layout.addLayout(grid)
+        self.effects = names
+
+    def logic(self):
+        import slicer
+
+        if self._logic is None:
+            self._logic = slicer.vtkSlicerSegmentEditorLogic()
+        self._logic.SetMRMLScene(self.scene)
+        self._logic.SetSegmentEditorNode(self.node)
+        self._logic.SetSegmentationNode(self.segmentation)
+        self._logic.SetSourceVolumeNode(self.volume)
+        return self._logic
+
+    def setMRMLSegmentEditorNode(self, node):
+        self.calls.append("node")
+        self.node = node
+
+    def setMRMLScene(self, scene):
+        self.calls.append("scene")
+        self.scene = scene
+
+    def setSegmentationNode(self, node):
+        assert node is None or (self.node and self.scene), "need to set segment editor and segmentation nodes first"
+        self.calls.append("segmentation")
+        self.segmentation = node
+        names = []
+        if node:
+            segmentation = node.GetSegmentation()
+            names = [segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())]
+        self._list.setText("\n".join(names))
+
+    def setSourceVolumeNode(self, node):
+        assert self.segmentation, "need to set segment editor and segmentation nodes first"
+        self.calls.append("volume")
+        self.volume = node
+
+    def setActiveEffect(self, effect):
+        self.effect = effect
+
+    def setActiveEffectByName(self, name):
+        assert name in self.effects
+        self.effect = Effect(self, name)
+
+    def activeEffect(self):
+        return self.effect
+
+    def setCurrentSegmentID(self, segment_id):
+        self.segment_id = segment_id
+
+    def saveStateForUndo(self):
+        self.calls.append("save for undo")
+
+    def installKeyboardShortcuts(self):
+        self.shortcuts = True
+
+    def uninstallKeyboardShortcuts(self):
+        self.shortcuts = False
+
+    def removeViewObservations(self):
+        self.observing = False
+
+    def updateWidgetFromMRML(self):
+        pass
+
+    def setSegmentationNodeSelectorVisible(self, visible):
+        pass
+
+    setSourceVolumeNodeSelectorVisible = setSwitchToSegmentationsButtonVisible = setSegmentationNodeSelectorVisible
+    setMaskingSectionVisible = setSpecifyGeometryButtonVisible = setSegmentationNodeSelectorVisible
+
+    def setMaximumNumberOfUndoStates(self, number):
+        self.undo_states = number
+
+
+class qMRMLSegmentationShow3DButton(QPushButton):
+    """Shows surfaces of a segmentation."""
+
+    def setSegmentationNode(self, node):
+        self.node = node
+
+
+ALL = (ctkCollapsibleButton, qMRMLNodeComboBox, qMRMLSegmentEditorWidget, qMRMLSegmentationShow3DButton)

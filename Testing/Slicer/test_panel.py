@@ -1,0 +1,471 @@
+"""The panel on real Qt, a real scene and real worker processes: what it shows, allows and does."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytest.importorskip("PySide6.QtWidgets", reason="needs Qt and the system's libraries for it", exc_type=ImportError)
+
+from VolumeSegmanticsSlicer.results import is_result  # noqa: E402
+from VolumeSegmanticsSlicer.states import Phase  # noqa: E402
+
+from VolumeSegmanticsLib.settings import PredictSettings, TrainSettings  # noqa: E402
+
+BUTTONS_WITHOUT_ANYTHING = {
+    "newStrokesButton": "Choose a volume first.",
+    "newRegionButton": "Choose a volume first.",
+    "trainButton": "No input volume is chosen.",
+    "predictButton": "No input volume is chosen.",
+    "predictFileButton": "No model is chosen.",
+    "leastCertainButton": "Predict first",
+    "acceptButton": "No input volume is chosen.",
+    "trainAgainButton": "No input volume is chosen.",
+    "openModelsFolderButton": "The folder is made with the first model.",
+    "clearModelsButton": "There are none.",
+    "openJobFolderButton": "No job has run yet.",
+    "openLogButton": "No job has told anything yet.",
+}
+
+
+@pytest.mark.parametrize("name", BUTTONS_WITHOUT_ANYTHING)
+def test_a_button_that_is_off_says_why(a_hand, name):
+    assert BUTTONS_WITHOUT_ANYTHING[name] in a_hand.reason(name)
+
+
+def test_the_first_volume_of_the_scene_is_chosen_by_itself(a_hand, a_volume):
+    assert a_hand.parameters.chosen("volume") is a_volume
+    assert a_hand.ui.volumeSelector.currentNode() is a_volume
+
+
+def test_strokes_are_made_on_demand_with_a_background(a_hand, a_volume):
+    a_hand.press("newStrokesButton")
+    node = a_hand.parameters.chosen("annotation")
+    names = [node.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
+    assert (node.GetName(), names) == ("Scan strokes", ["Background", "Class 1"])
+    assert a_hand.ui.annotationSelector.currentNode() is node
+    assert a_hand.ui.segmentEditor.segmentation is node
+    assert a_hand.ui.segmentEditor.volume is a_volume
+
+
+def test_the_editor_takes_its_nodes_in_the_order_that_it_needs(a_hand, a_volume):
+    a_hand.ui.segmentEditor.calls.clear()
+    a_hand.press("newStrokesButton")
+    assert a_hand.ui.segmentEditor.calls[:4] == ["node", "scene", "segmentation", "volume"]
+
+
+def test_classes_exclude_each_other_in_the_editor(a_hand, strokes_in_panel):
+    node = a_hand.ui.segmentEditor.node
+    assert node.GetOverwriteMode() == node.OverwriteAllSegments
+    assert node.GetSingletonTag() == "VolumeSegmantics"
+
+
+def test_what_is_painted_is_counted_class_by_class(a_hand, strokes_in_panel):
+    text = a_hand.ui.paintedLabel.text()
+    assert "Background" in text
+    assert "Class 1" in text
+    assert "56" in text  # 2 slices × 2 rows × 14 voxels
+
+
+def test_training_waits_for_paint_in_two_classes(a_hand, a_volume):
+    a_hand.press("newStrokesButton")
+    assert "at least two classes" in a_hand.reason("trainButton")
+    a_hand.paint({"Class 1": np.s_[5, 5:9, 6:11]})
+    assert "at least two classes" in a_hand.reason("trainButton")
+    a_hand.paint({"Background": np.s_[2, 1:3, 1:15]})
+    assert a_hand.reason("trainButton") == ""
+
+
+def test_training_ends_with_a_model_that_is_chosen_and_curves_that_are_seen(a_trained_hand):
+    ui = a_trained_hand.ui
+    model = a_trained_hand.parameters.model_path
+    assert model.name == "Scan.safetensors"
+    assert model.parent.name == "models"
+    assert ui.modelComboBox.currentText() == "Scan"
+    assert not ui.lossChart.pixmap().isNull()
+    assert "The model is trained" in a_trained_hand.status
+    assert ui.progressBar.value() == ui.progressBar.maximum() == 1
+
+
+def test_a_second_model_gets_a_number_and_the_newest_comes_first(a_trained_hand):
+    a_trained_hand.train()
+    combo = a_trained_hand.ui.modelComboBox
+    assert [combo.itemText(n) for n in range(combo.count())] == ["Scan 2", "Scan"]
+    assert combo.currentText() == "Scan 2"
+
+
+def test_a_name_that_is_no_file_name_becomes_one(a_hand, strokes_in_panel):
+    a_hand.ui.modelNameLineEdit.setText("a/b: größer?")
+    a_hand.train()
+    assert a_hand.parameters.model_path.name == "a_b_ größer_.safetensors"
+
+
+def test_training_again_goes_on_from_the_chosen_model(a_trained_hand):
+    first = a_trained_hand.parameters.model_path
+    a_trained_hand.press("trainAgainButton")
+    a_trained_hand.wait_for_the_end()
+    job = (a_trained_hand.state.folder / "job.json").read_text()
+    assert str(first) in job
+    assert a_trained_hand.parameters.model_path != first
+
+
+def test_train_becomes_cancel_and_back(a_hand, strokes_in_panel, a_quick_starter):
+    a_quick_starter.behaviour = "report forever"
+    before = a_hand.scene.mrml.GetNumberOfNodes()
+    a_hand.press("trainButton")
+    a_hand.wait_until(lambda: a_hand.ui.trainButton.text() == "Cancel")
+    assert "A job is running" in a_hand.reason("predictButton")
+    a_hand.press("trainButton")
+    assert a_hand.ui.trainButton.text() == "Stopping …"
+    assert a_hand.wait_for_the_end().phase is Phase.CANCELLED
+    assert a_hand.ui.trainButton.text() == "Train"
+    assert a_hand.reason("trainButton") == ""
+    assert "Stopped" in a_hand.status
+    assert a_hand.scene.mrml.GetNumberOfNodes() == before
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_worker_that_is_killed_is_told_in_a_sentence_and_the_log_is_one_click_away(
+    a_hand, strokes_in_panel, a_quick_starter
+):
+    a_quick_starter.behaviour = "report forever"
+    a_hand.press("trainButton")
+    a_hand.live(0.3)
+    os.kill(a_quick_starter.workers[-1].pid, signal.SIGKILL)
+    assert a_hand.wait_for_the_end().phase is Phase.FAILED
+    assert "Problem:" in a_hand.status
+    assert "The worker process" in a_hand.status
+    a_hand.press("logButton")
+    assert a_hand.ui.logTextEdit.isVisibleTo(a_hand.widget.ui_root)
+    assert a_hand.reason("trainButton") == ""
+
+
+def test_the_scene_can_be_closed_while_it_trains(a_hand, strokes_in_panel, a_quick_starter):
+    a_quick_starter.behaviour = "report forever"
+    a_hand.press("trainButton")
+    a_hand.live(0.3)
+    a_hand.scene.mrml.Clear(0)
+    assert a_hand.wait_for_the_end().phase is Phase.CANCELLED
+    assert "The scene was closed" in a_hand.status
+    assert a_hand.ui.segmentEditor.segmentation is None
+    assert a_hand.parameters.model_path is None
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_the_panel_goes_on_in_the_next_scene(a_trained_hand, a_scene, a_grid):
+    a_trained_hand.scene.mrml.Clear(0)
+    a_trained_hand.live()
+    assert "No input volume" in a_trained_hand.reason("trainButton")
+    node = a_scene.new_volume(np.ones((6, 7, 8), np.int16), a_grid, "Next")
+    a_trained_hand.live()
+    assert a_trained_hand.ui.volumeSelector.currentNode() is node
+    a_trained_hand.press("newStrokesButton")
+    assert a_trained_hand.ui.segmentEditor.segmentation.GetName() == "Next strokes"
+
+
+def test_a_prediction_becomes_the_result_with_its_confidence(a_predicted_hand):
+    result, confidence = (a_predicted_hand.parameters.chosen(role) for role in ("result", "confidence"))
+    assert result.GetName() == "Scan segmentation"
+    assert a_predicted_hand.ui.resultSelector.currentNode() is result
+    assert is_result(confidence)
+    assert a_predicted_hand.ui.show3DButton.node is result
+    assert a_predicted_hand.ui.show3DButton.isEnabled()
+
+
+def test_predicting_again_refills_the_result_and_new_makes_another(a_predicted_hand):
+    first = a_predicted_hand.parameters.chosen("result")
+    a_predicted_hand.predict()
+    assert a_predicted_hand.parameters.chosen("result") is first
+    a_predicted_hand.ui.resultSelector.setCurrentNode(None)
+    a_predicted_hand.predict()
+    assert a_predicted_hand.parameters.chosen("result").GetName() == "Scan segmentation_1"
+
+
+def test_without_confidence_the_least_certain_slice_says_what_it_needs(a_trained_hand):
+    a_trained_hand.ui.confidenceCheckBox.setChecked(False)
+    a_trained_hand.predict()
+    assert a_trained_hand.parameters.chosen("confidence") is None
+    assert "Tell how sure it is" in a_trained_hand.reason("leastCertainButton")
+
+
+def test_the_least_certain_slice_is_shown_and_not_twice(a_predicted_hand, a_red_view):
+    places = []
+    for _ in range(2):
+        a_predicted_hand.press("leastCertainButton")
+        places.append(a_red_view.GetSliceToRAS().GetElement(2, 3))
+        assert "sure on average" in a_predicted_hand.status
+    assert len(set(places)) == 2
+
+
+def test_the_result_is_accepted_on_the_slice_in_view(a_predicted_hand, a_red_view):
+    a_red_view.JumpSlice(-4, -3, 2.0 * 7)  # slice 7 along z, of spacing 2
+    strokes = a_predicted_hand.parameters.chosen("annotation")
+    a_predicted_hand.live(0.6)
+    a_predicted_hand.press("acceptButton")
+    assert "voxels were accepted" in a_predicted_hand.status
+    assert "save for undo" in a_predicted_hand.ui.segmentEditor.calls
+    names = [strokes.GetSegmentation().GetNthSegment(n).GetName() for n in range(4)]
+    assert names == ["Background", "Class 1", "dark", "bright"]
+
+
+def test_accepting_needs_a_view_that_shows_the_volume(a_predicted_hand, a_scene):
+    assert "There is no red slice view" in a_predicted_hand.reason("acceptButton")
+    view = slicer.vtkMRMLSliceNode()
+    view.SetName("Red")
+    view.SetLayoutName("Red")
+    view.SetSingletonTag("Red")
+    view = a_scene.mrml.AddNode(view)
+    a_predicted_hand.live(0.6)
+    assert a_predicted_hand.reason("acceptButton") == ""
+    view.JumpSlice(0, 0, 99)
+    a_predicted_hand.live(0.6)
+    assert "beside the volume" in a_predicted_hand.reason("acceptButton")
+
+
+def test_accepting_in_a_region_needs_one(a_predicted_hand):
+    a_predicted_hand.choose("acceptWhereComboBox", "region")
+    assert "Choose or make a region" in a_predicted_hand.reason("acceptButton")
+    a_predicted_hand.press("newRegionButton")
+    a_predicted_hand.press("acceptButton")
+    assert "voxels were accepted" in a_predicted_hand.status
+
+
+def test_another_volume_brings_its_own_strokes_and_leaves_the_result_behind(a_predicted_hand, a_scene, a_grid):
+    first, strokes = (a_predicted_hand.parameters.chosen(role) for role in ("volume", "annotation"))
+    other = a_scene.new_volume(np.arange(336, dtype=np.int16).reshape(6, 7, 8), a_grid, "Other")
+    a_predicted_hand.live()
+    a_predicted_hand.ui.volumeSelector.setCurrentNode(other)
+    chosen = a_predicted_hand.parameters.chosen
+    assert [chosen(role) for role in ("annotation", "result", "confidence")] == [None, None, None]
+    assert a_predicted_hand.predict().phase is Phase.DONE
+    assert chosen("result").GetName() == "Other segmentation"
+    a_predicted_hand.ui.volumeSelector.setCurrentNode(first)
+    assert chosen("annotation") is strokes
+
+
+def test_a_file_that_was_never_loaded_is_segmented_beside_it(a_trained_hand, a_folder, monkeypatch, an_image_file):
+    import qt
+
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(an_image_file), ""))
+    before = a_trained_hand.scene.mrml.GetNumberOfNodes()
+    a_trained_hand.press("predictFileButton")
+    assert a_trained_hand.wait_for_the_end().phase is Phase.DONE, a_trained_hand.status
+    result = an_image_file.with_name("big segmentation.seg.nrrd")
+    assert result.is_file()
+    assert str(result) in a_trained_hand.status
+    assert a_trained_hand.scene.mrml.GetNumberOfNodes() == before
+
+
+@pytest.fixture
+def an_image_file(a_folder, a_grid):
+    from VolumeSegmanticsLib import io
+    from VolumeSegmanticsLib.volume import Volume
+
+    return io.write_volume(a_folder / "big.nrrd", Volume(np.arange(336, dtype=np.int16).reshape(6, 7, 8), a_grid))
+
+
+def test_the_preset_and_the_form_below_advanced_are_the_same_settings(a_hand):
+    a_hand.choose("presetComboBox", "thorough")
+    assert a_hand.parameters.settings(TrainSettings).model == "unet25d"
+    a_hand.setting("train.epochs").setValue(7)
+    assert a_hand.parameters.settings(TrainSettings).epochs == 7
+    assert a_hand.ui.presetComboBox.currentText() == "As set under Advanced"
+    a_hand.press("defaultsButton")
+    assert a_hand.ui.presetComboBox.currentText() == "Balanced"
+    assert a_hand.parameters.settings(TrainSettings) == TrainSettings()
+
+
+def test_a_setting_that_cannot_be_is_told_and_taken_back(a_hand):
+    a_hand.setting("train.axes").setText("zz")
+    a_hand.setting("train.axes").editingFinished.emit()
+    assert 'The setting axes is "zz"' in a_hand.status
+    assert a_hand.setting("train.axes").text() == "all"
+
+
+def test_views_and_unpainted_are_kept_with_the_scene(a_hand):
+    a_hand.choose("qualityComboBox", "high")
+    a_hand.choose("unpaintedComboBox", "background")
+    assert a_hand.parameters.settings(PredictSettings).quality == "high"
+    assert a_hand.parameters.settings(TrainSettings).unpainted == "background"
+
+
+def test_the_device_belongs_to_the_computer_and_not_to_the_scene(a_hand, strokes_in_panel):
+    a_hand.choose("deviceComboBox", "cpu")
+    assert a_hand.parameters.settings(TrainSettings).device == "auto"
+    a_hand.train()
+    assert '"device": "cpu"' in (a_hand.state.folder / "job.json").read_text()
+
+
+def test_what_a_script_chooses_is_shown(a_hand, a_volume):
+    a_hand.parameters.keep(PredictSettings(quality="low"))
+    a_hand.live()
+    assert a_hand.ui.qualityComboBox.currentData() == "low"
+
+
+def test_models_are_deleted_only_when_the_user_says_so(a_trained_hand):
+    answers = [False, True]
+    a_trained_hand.widget.panel.confirm = lambda question: answers.pop(0)
+    model = a_trained_hand.parameters.model_path
+    a_trained_hand.press("clearModelsButton")
+    assert model.is_file()
+    a_trained_hand.press("clearModelsButton")
+    assert not model.exists()
+    assert "does not exist" in a_trained_hand.reason("predictButton")
+
+
+def test_an_external_python_that_is_not_there_is_refused(a_hand):
+    a_hand.ui.pythonLineEdit.setText("/nowhere/python")
+    a_hand.ui.pythonLineEdit.editingFinished.emit()
+    assert "There is no program" in a_hand.status
+    assert a_hand.ui.pythonLineEdit.text() == ""
+
+
+def test_nothing_is_left_once_the_module_is_cleaned_up(a_hand, strokes_in_panel, a_quick_starter):
+    a_quick_starter.behaviour = "report forever"
+    a_hand.press("trainButton")
+    a_hand.live(0.2)
+    a_hand.widget.cleanup()
+    assert psutil.Process().children(recursive=True) == []
+    assert a_hand.ui.segmentEditor.node is None
+
+
+def test_leaving_the_module_puts_the_tools_away_and_lets_the_job_go_on(a_hand, strokes_in_panel, a_quick_starter):
+    a_quick_starter.behaviour = "report forever"
+    a_hand.ui.segmentEditor.setActiveEffectByName("Paint")
+    a_hand.press("trainButton")
+    a_hand.widget.exit()
+    a_hand.live(0.2)
+    assert a_hand.ui.segmentEditor.activeEffect() is None
+    assert a_hand.state.is_running
+    a_hand.widget.enter()
+    assert a_hand.ui.segmentEditor.segmentation is strokes_in_panel
+
+
+def test_tools_have_their_keys_where_there_is_a_main_window(a_hand, monkeypatch):
+    assert not a_hand.ui.segmentEditor.shortcuts
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: object())
+    a_hand.widget.enter()
+    assert a_hand.ui.segmentEditor.shortcuts
+    a_hand.widget.exit()
+    assert not a_hand.ui.segmentEditor.shortcuts
+
+
+def test_a_worker_that_talks_without_end_does_not_hold_the_panel_up(a_hand, strokes_in_panel, a_quick_starter):
+    a_quick_starter.behaviour = "report forever"
+    a_hand.press("trainButton")
+    a_hand.live(1.0)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        a_hand.widget.panel.tick()
+        times.append(time.perf_counter() - start)
+    assert sorted(times)[-3] < 0.1, times
+    a_hand.press("trainButton")
+    a_hand.wait_for_the_end()
+
+
+@pytest.fixture
+def a_preview_file(a_volume, tmp_path):
+    from VolumeSegmanticsSlicer.nodes import grid_of
+
+    from VolumeSegmanticsLib import io
+    from VolumeSegmanticsLib.classes import LabelClass
+    from VolumeSegmanticsLib.volume import LabelMap
+
+    grid = grid_of(a_volume)
+    labels = LabelMap(np.ones(grid.shape, np.uint8), grid, (LabelClass(1, "Class 1"),))
+    return io.write_labels(tmp_path / "preview.seg.nrrd", labels)
+
+
+def test_a_preview_is_seen_while_it_trains_and_gone_afterwards(
+    a_hand, strokes_in_panel, a_quick_starter, a_preview_file
+):
+    a_quick_starter.behaviour = "report forever"
+    a_hand.press("trainButton")
+    a_hand.live()
+    runner = a_hand.workflow._runner
+    runner.state = dataclasses.replace(runner.state, preview=str(a_preview_file))
+    a_hand.wait_until(lambda: a_hand.scene.named("Scan preview"))
+    assert a_hand.scene.named("Scan preview").GetHideFromEditors()
+    a_hand.press("trainButton")
+    a_hand.wait_for_the_end()
+    assert a_hand.scene.named("Scan preview") is None
+
+
+def test_without_the_wish_for_previews_there_are_none(a_hand, strokes_in_panel, a_quick_starter, a_preview_file):
+    a_quick_starter.behaviour = "report forever"
+    a_hand.ui.previewCheckBox.setChecked(False)
+    a_hand.press("trainButton")
+    runner = a_hand.workflow._runner
+    runner.state = dataclasses.replace(runner.state, preview=str(a_preview_file))
+    a_hand.live(0.3)
+    assert a_hand.scene.named("Scan preview") is None
+    a_hand.press("trainButton")
+    a_hand.wait_for_the_end()
+
+
+def test_a_part_of_a_big_file_is_loaded_and_chosen(a_hand, an_image_file, monkeypatch):
+    import qt
+
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(an_image_file), ""))
+    a_hand.press("openBigFileButton")
+    assert a_hand.ui.bigFileFrame.isVisibleTo(a_hand.widget.ui_root)
+    assert "6 × 7 × 8 voxels of int16" in a_hand.ui.bigFileLabel.text()
+    a_hand.ui.bigFileZFromSpinBox.setValue(2)
+    a_hand.ui.bigFileStepSpinBox.setValue(2)
+    assert "Loads 2 × 4 × 4 voxels" in a_hand.ui.bigFileSizeLabel.text()
+    a_hand.press("loadBigFileButton")
+    assert not a_hand.ui.bigFileFrame.isVisibleTo(a_hand.widget.ui_root)
+    assert a_hand.parameters.chosen("volume").GetImageData().GetDimensions() == (4, 4, 2)
+
+
+def test_an_empty_box_of_a_big_file_cannot_be_loaded(a_hand, an_image_file, monkeypatch):
+    import qt
+
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(an_image_file), ""))
+    a_hand.press("openBigFileButton")
+    a_hand.ui.bigFileZFromSpinBox.setValue(5)
+    a_hand.ui.bigFileZToSpinBox.setValue(3)
+    assert a_hand.reason("loadBigFileButton") == "The box is empty."
+    a_hand.press("closeBigFileButton")
+    assert not a_hand.ui.bigFileFrame.isVisibleTo(a_hand.widget.ui_root)
+
+
+def test_a_file_that_is_no_image_is_told_in_a_sentence(a_hand, tmp_path, monkeypatch):
+    import qt
+
+    (tmp_path / "notes.txt").write_text("no image")
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "notes.txt"), ""))
+    a_hand.press("openBigFileButton")
+    assert "Problem:" in a_hand.status
+    assert not a_hand.ui.bigFileFrame.isVisibleTo(a_hand.widget.ui_root)
+
+
+def test_packages_are_installed_before_the_first_training_and_train_is_cancel_meanwhile(
+    a_hand, strokes_in_panel, monkeypatch
+):
+    from VolumeSegmanticsSlicer import preparation
+
+    seen = []
+
+    def install(lacking, *, report, breathe, **_):
+        report("Installing torch")
+        a_hand.widget.panel.tick()
+        seen.append((a_hand.ui.trainButton.text(), a_hand.reason("predictFileButton"), a_hand.status))
+        a_hand.ui.trainButton.click()
+        breathe()
+
+    monkeypatch.setattr(preparation, "missing", lambda *_, **__: ("torch",))
+    monkeypatch.setattr(preparation, "install", install)
+    a_hand.press("trainButton")
+    assert seen == [("Cancel", "Python packages are being installed.", "Installing torch")]
+    assert "Cancelled" in a_hand.status
+    assert a_hand.reason("trainButton") == ""
+    assert a_hand.state.phase is Phase.IDLE

@@ -1,0 +1,148 @@
+"""Annotate: Slicer's own Segment Editor, with the tools for strokes only, and how much of each class is painted."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from html import escape
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from VolumeSegmanticsLib.errors import VolumeSegmanticsError
+from VolumeSegmanticsLib.settings import TrainSettings
+
+from .guidance import Painted, painted
+from .nodes import Node
+from .observing import Observations
+from .parameters import MODULE_NAME
+from .section import Section
+from .widgets import data_of, fill, paragraphs
+
+EFFECTS = ("Paint", "Draw", "Erase", "Threshold", "Grow from seeds", "Fill between slices")
+UNDO_STATES = 10
+CALM_SECONDS = 0.5
+"""Strokes are counted once nothing has changed for so long."""
+_REST = 10
+"""Counting takes at most this part of the time."""
+
+
+class AnnotateSection(Section):
+    """The editor and the counts follow the volume and the strokes that are chosen."""
+
+    def _set_up(self, ui: Any) -> None:
+        editor = ui.segmentEditor
+        editor.setEffectNameOrder(list(EFFECTS))
+        editor.setProperty("unorderedEffectsVisible", False)
+        editor.setSegmentationNodeSelectorVisible(False)
+        editor.setSourceVolumeNodeSelectorVisible(False)
+        editor.setSwitchToSegmentationsButtonVisible(False)
+        editor.setMaskingSectionVisible(False)  # classes exclude each other, and nothing else
+        editor.setMaximumNumberOfUndoStates(UNDO_STATES)
+        ui.unpaintedComboBox.currentIndexChanged.connect(lambda *_: self._panel.attempt(self._choose_unpainted))
+        self._observations = Observations()
+        self._shown: tuple[Node | None, Node | None] = (None, None)
+        self._changed_at, self._rest_until = 0.0, 0.0
+
+    def enter(self) -> None:
+        if slicer.util.mainWindow() is not None:
+            self._ui.segmentEditor.installKeyboardShortcuts()  # for tools, segments and undo
+
+    def refresh(self) -> None:
+        parameters = self._panel.parameters
+        volume, annotation = parameters.chosen("volume"), parameters.chosen("annotation")
+        if (volume, annotation) != self._shown:
+            self._edit(volume, annotation)
+        fill(self._ui.unpaintedComboBox, _unpainted_choices(), parameters.settings(TrainSettings).unpainted)
+        self._ui.segmentEditor.setEnabled(volume is not None and annotation is not None)
+        if annotation is None:
+            self._ui.paintedLabel.setText(_("Press “New” beside the strokes, and paint a little of each material."))
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if self._changed_at and now - self._changed_at >= CALM_SECONDS and now >= self._rest_until:
+            self._changed_at = 0.0
+            self._count()
+            self._rest_until = now + _REST * (time.monotonic() - now)
+
+    def leave(self) -> None:
+        editor = self._ui.segmentEditor
+        editor.setActiveEffect(None)
+        editor.uninstallKeyboardShortcuts()
+        editor.removeViewObservations()
+
+    def forget(self) -> None:
+        self._observations.clear()
+        self._shown, self._changed_at = (None, None), 0.0
+        self._ui.segmentEditor.setSegmentationNode(None)
+        self._ui.segmentEditor.removeViewObservations()
+
+    def close(self) -> None:
+        self._ui.segmentEditor.setMRMLSegmentEditorNode(None)  # a second panel's editor would share its tools
+
+    def _edit(self, volume: Node | None, annotation: Node | None) -> None:
+        """Hand volume and strokes to the editor; it takes them in this order only."""
+        editor = self._ui.segmentEditor
+        editor.setMRMLSegmentEditorNode(_editor_node(self._panel.scene))
+        editor.setMRMLScene(self._panel.scene)
+        editor.setSegmentationNode(annotation)
+        if annotation is not None:
+            editor.setSourceVolumeNode(volume)
+        self._observations.clear()
+        self._panel.painted = None
+        self._shown = (volume, annotation)
+        self._ui.paintedLabel.setText("")
+        if annotation is not None:
+            segmentation = annotation.GetSegmentation()
+            for event in ("SourceRepresentationModified", "SegmentAdded", "SegmentRemoved", "SegmentModified"):
+                self._observations.add(segmentation, getattr(slicer.vtkSegmentation, event), self._note_change)
+            self._count()
+
+    def _note_change(self, *_: object) -> None:
+        self._changed_at = time.monotonic()
+
+    def _count(self) -> None:
+        volume, annotation = self._shown
+        try:
+            self._panel.painted = painted(annotation, volume) if volume and annotation else None
+            self._ui.paintedLabel.setText(paragraphs([_told(one) for one in self._panel.painted or ()]))
+        except VolumeSegmanticsError as error:
+            self._panel.painted = None
+            self._ui.paintedLabel.setText(escape(str(error)))
+        self._panel.mark_stale()
+
+    def _choose_unpainted(self) -> None:
+        parameters = self._panel.parameters
+        settings = parameters.settings(TrainSettings)
+        parameters.keep(dataclasses.replace(settings, unpainted=data_of(self._ui.unpaintedComboBox)))
+
+
+def _unpainted_choices() -> list[tuple[str, str, str]]:
+    return [
+        ("auto", _("is ignored"), _("Nobody has looked at it: it teaches nothing. Paint some background too.")),
+        ("ignore", _("is always ignored"), _("Also in strokes that came from a result.")),
+        ("background", _("is background"), _("All of it: choose this only where everything else is painted.")),
+    ]
+
+
+def _editor_node(scene: Node) -> Node:
+    """Return the editor's own settings, apart from those of the module Segment Editor."""
+    node = scene.GetSingletonNode(MODULE_NAME, "vtkMRMLSegmentEditorNode")
+    if node is None:
+        node = scene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+        node.UnRegister(None)  # CreateNodeByClass leaves that to its caller
+        node.SetSingletonTag(MODULE_NAME)
+        node = scene.AddNode(node)
+    node.SetOverwriteMode(node.OverwriteAllSegments)
+    return node
+
+
+def _told(one: Painted) -> str:
+    """Return one class in rich text: its colour, name, how much of it is painted, and whether that is too little."""
+    color = "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in one.color))
+    count = _("{voxels} voxels").format(voxels=f"{one.voxels:,}".replace(",", "\u202f"))
+    if one.voxels:
+        count += _(" in one slice") if one.slices == 1 else _(" in {slices} slices").format(slices=one.slices)
+    warning = f"<br><i>{escape(one.warning)}</i>" if one.warning else ""
+    return f'<font color="{color}">■</font> {escape(one.name)}: {count}{warning}'

@@ -1,0 +1,111 @@
+"""Correct: where the model is least sure, and what of its result becomes strokes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError
+
+from .accepting import Region
+from .guidance import Slice, least_certain, painted_slices
+from .nodes import Node
+from .section import Section
+from .slice_views import VIEWS, show_place, slice_in_view
+from .widgets import allow, data_of, fill, value_of
+
+REGION = "region"
+_EVERY_TICKS = 3
+
+
+class CorrectSection(Section):
+    """Goes to slices, and accepts what is right there."""
+
+    def _set_up(self, ui: Any) -> None:
+        panel = self._panel
+        self._where, self._ticks = VIEWS[0], 0
+        self._seen: tuple[Any, set[int]] = (None, set())
+        ui.acceptWhereComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_where))
+        ui.leastCertainButton.clicked.connect(lambda *_: panel.attempt(self._go_to_least_certain))
+        ui.acceptButton.clicked.connect(lambda *_: panel.attempt(self._accept))
+
+    def refresh(self) -> None:
+        ui, panel = self._ui, self._panel
+        fill(ui.acceptWhereComboBox, _places(), self._where)
+        has_confidence = panel.parameters.chosen("confidence") is not None and panel.parameters.chosen("volume")
+        reason = "" if has_confidence else _("Predict first, with “Tell how sure it is” switched on.")
+        allow(ui.leastCertainButton, reason)
+        self._allow_accepting()
+
+    def tick(self) -> None:
+        self._ticks += 1
+        if self._ticks % _EVERY_TICKS == 0:
+            self._allow_accepting()  # moving through the slices is not told to anybody
+
+    def _allow_accepting(self) -> None:
+        allow(self._ui.acceptButton, self._panel.refused("accept") or self._no_place())
+
+    def _no_place(self) -> str:
+        """Return why there is nowhere to accept; empty where there is."""
+        parameters = self._panel.parameters
+        if self._where == REGION:
+            return "" if parameters.chosen("region") else _("Choose or make a region under Data first.")
+        try:
+            slice_in_view(self._panel.scene, self._where, parameters.chosen("volume"))
+        except VolumeSegmanticsError as error:
+            return str(error)
+        return ""
+
+    def _choose_where(self) -> None:
+        self._where = data_of(self._ui.acceptWhereComboBox)
+
+    def _go_to_least_certain(self) -> None:
+        """Go to the least certain slice that has not been shown before, and if possible is not painted."""
+        parameters, axis = self._panel.parameters, self._axis()
+        confidence, volume = parameters.chosen("confidence"), parameters.chosen("volume")
+        key = (confidence.GetID(), confidence.GetImageData().GetMTime(), axis)
+        if self._seen[0] != key:
+            self._seen = (key, set())
+        found = self._least_certain(confidence, volume, axis)
+        self._seen[1].add(found.index)
+        show_place(self._panel.scene, found.position_ras)
+        told = _("Slice {index} along {axis}: the model is {percent} % sure on average.")
+        self._panel.status.say(told.format(index=found.index, axis=axis, percent=round(found.confidence)))
+
+    def _least_certain(self, confidence: Node, volume: Node, axis: str) -> Slice:
+        """Return the least certain slice; where all are painted or were shown, these may come again."""
+        annotation, seen = self._panel.parameters.chosen("annotation"), self._seen[1]
+        painted = painted_slices(annotation, volume, axis=axis) if annotation else frozenset()
+        for avoided in (seen | painted, set(seen)):
+            with contextlib.suppress(InputError):
+                return least_certain(confidence, volume, axis=axis, avoid=avoided)
+        seen.clear()
+        return least_certain(confidence, volume, axis=axis)
+
+    def _axis(self) -> str:
+        """Return the axis of the view that the user works with."""
+        view = self._where if self._where in VIEWS else VIEWS[0]
+        try:
+            return slice_in_view(self._panel.scene, view, self._panel.parameters.chosen("volume"))[0]
+        except VolumeSegmanticsError:
+            return "z"
+
+    def _accept(self) -> None:
+        parameters = self._panel.parameters
+        volume = parameters.chosen("volume")
+        if self._where == REGION:
+            region = Region.inside_roi(volume, parameters.chosen("region"))
+        else:
+            region = Region.one_slice(volume, *slice_in_view(self._panel.scene, self._where, volume))
+        overwrite = bool(value_of(self._ui.overwriteCheckBox, "checked"))
+        accepted = self._panel.workflow.accept(region, overwrite=overwrite)
+        if not accepted:
+            raise InputError(_("Nothing was accepted: all of it is painted already, or the result is empty there."))
+        self._panel.status.say(_("{n} voxels were accepted.").format(n=accepted))
+
+
+def _places() -> list[tuple[str, str, str]]:
+    views = {"Red": _("Slice in the red view"), "Green": _("… in the green view"), "Yellow": _("… in the yellow view")}
+    return [*((name, title, "") for name, title in views.items()), (REGION, _("Inside the region"), "")]

@@ -1,0 +1,71 @@
+"""Sees to it that a job has the Python packages that it needs, when the user first asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from VolumeSegmanticsLib.errors import Cancelled
+
+from .install import install
+from .requirements import missing
+from .user_choices import UserChoices
+
+
+class Preparation:
+    """Looks for packages, and installs them where the user agrees.
+
+    Args:
+        user: Names the Python that runs workers.
+        confirm: Shows a question, and returns whether the answer is yes.
+        breathe: Called again and again while it lasts, such as ``processEvents``.
+
+    Attributes:
+        report: Takes what is being done, line by line.
+        refusal: Why nothing else can be done meanwhile; empty where it can.
+    """
+
+    def __init__(
+        self,
+        user: UserChoices,
+        confirm: Callable[[str], bool],
+        breathe: Callable[[], object],
+    ) -> None:
+        self._user, self._confirm, self._breathe = user, confirm, breathe
+        self.report: Callable[[str], object] = lambda line: None
+        self._ready: set[str] = set()
+        self._is_cancelled = False
+        self.refusal = ""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether packages are being looked for or installed."""
+        return bool(self.refusal)
+
+    def cancel(self) -> None:
+        """Stop as soon as that is possible."""
+        self._is_cancelled = True
+
+    def make_ready(self) -> None:
+        """Return once the worker's Python has all that it needs.
+
+        Raises:
+            Cancelled: The user does not agree, or has stopped it.
+            DependencyError: It did not work.
+        """
+        python = self._user.python
+        if python in self._ready:
+            return
+        self.refusal, self._is_cancelled = "The Python packages are being looked at.", False
+        try:
+            self.report(self.refusal)
+            if lacking := missing(python or None, breathe=self._live):
+                self.refusal = "Python packages are being installed."
+                install(lacking, python=python, confirm=self._confirm, report=self.report, breathe=self._live)
+            self._ready.add(python)
+        finally:
+            self.refusal = ""
+
+    def _live(self) -> None:
+        if self._is_cancelled:
+            raise Cancelled
+        self._breathe()

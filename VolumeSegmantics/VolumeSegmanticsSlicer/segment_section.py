@@ -1,0 +1,124 @@
+"""Segment: which model, from how many directions, into which node, or from file to file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from VolumeSegmanticsLib.settings import PredictSettings
+
+from .job_button import JobButton
+from .model_files import SUFFIX, card_of, models_in, told
+from .scenes import stem
+from .section import Section
+from .states import State
+from .strokes import choose
+from .widgets import allow, ask_for_file, data_of, fill, silently, value_of
+
+RESULT_ENDING = " segmentation.seg.nrrd"
+
+
+class SegmentSection(Section):
+    """Applies the chosen model."""
+
+    def _set_up(self, ui: Any) -> None:
+        panel = self._panel
+        self._button = JobButton(panel, ui.predictButton, "predict", _("Predict"), self._predict)
+        self._card: tuple[Path | None, float] | None = None
+        ui.resultSelector.setMRMLScene(panel.scene)
+        ui.resultSelector.currentNodeIDChanged.connect(lambda *_: self._choose_result())
+        ui.modelComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_model))
+        ui.openModelButton.clicked.connect(lambda *_: panel.attempt(self._open_model))
+        ui.qualityComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_quality))
+        ui.confidenceCheckBox.toggled.connect(lambda *_: panel.attempt(self._choose_confidence))
+        ui.predictFileButton.clicked.connect(lambda *_: panel.attempt(self._predict_file))
+
+    def refresh(self) -> None:
+        ui, panel = self._ui, self._panel
+        model, result = panel.parameters.model_path, panel.parameters.chosen("result")
+        fill(ui.modelComboBox, _model_choices(panel.models_folder, model), str(model or ""))
+        self._show_card(model)
+        fill(ui.qualityComboBox, _qualities(), panel.parameters.settings(PredictSettings).quality)
+        with silently(ui.resultSelector, ui.confidenceCheckBox):
+            ui.resultSelector.setCurrentNodeID(result.GetID() if result else "")
+            ui.confidenceCheckBox.setChecked(panel.user.wants_confidence)
+        ui.show3DButton.setSegmentationNode(result)
+        ui.show3DButton.setEnabled(result is not None)
+        self._button.refresh(panel.refused("predict"))
+        allow(ui.predictFileButton, panel.refused("predict_file"))
+
+    def show(self, state: State) -> None:
+        self._button.show(state)
+
+    def _predict(self) -> None:
+        panel = self._panel
+        panel.preparation.make_ready()
+        panel.workflow.device = panel.user.device
+        panel.workflow.predict(confidence=panel.user.wants_confidence)
+
+    def _predict_file(self) -> None:
+        panel = self._panel
+        image = ask_for_file(panel.root, _("Segment an image file"), _("All files (*)"))
+        if image is None:
+            return
+        panel.preparation.make_ready()
+        panel.workflow.device = panel.user.device
+        panel.workflow.predict_file(image, free_result(image))
+
+    def _choose_result(self) -> None:
+        if self._panel.is_listening:
+            node = self._ui.resultSelector.currentNode()
+            self._panel.attempt(lambda: choose(self._panel.parameters, "result", node))
+
+    def _choose_model(self) -> None:
+        self._panel.parameters.model_path = Path(data_of(self._ui.modelComboBox))
+
+    def _open_model(self) -> None:
+        if path := ask_for_file(self._panel.root, _("Choose a model"), f"{_('Models')} (*{SUFFIX})"):
+            self._panel.parameters.model_path = path
+
+    def _choose_quality(self) -> None:
+        parameters = self._panel.parameters
+        settings = parameters.settings(PredictSettings)
+        parameters.keep(dataclasses.replace(settings, quality=data_of(self._ui.qualityComboBox)))
+
+    def _choose_confidence(self) -> None:
+        self._panel.user.wants_confidence = bool(value_of(self._ui.confidenceCheckBox, "checked"))
+
+    def _show_card(self, model: Path | None) -> None:
+        """Show what is known about a model, read anew only when its file is another."""
+        known = (model, model.stat().st_mtime if model and model.is_file() else 0.0)
+        if known == self._card:
+            return
+        self._card = known
+        card = card_of(model) if model and known[1] else None
+        self._ui.modelCardLabel.setText(told(card) if card else "")
+        self._ui.modelCardLabel.setVisible(card is not None)
+
+
+def free_result(image: Path) -> Path:
+    """Return a label file beside an image that does not exist yet."""
+    path, n = image.with_name(stem(image) + RESULT_ENDING), 1
+    while path.exists():
+        n += 1
+        path = image.with_name(f"{stem(image)} {n}{RESULT_ENDING}")
+    return path
+
+
+def _model_choices(folder: Path, chosen: Path | None) -> list[tuple[str, str, str]]:
+    """Return the models of the folder, the newest first, and the one that was chosen from elsewhere."""
+    paths = models_in(folder)
+    if chosen and chosen not in paths:
+        paths.append(chosen)
+    return [(str(path), path.name.removesuffix(SUFFIX), str(path)) for path in paths]
+
+
+def _qualities() -> list[tuple[str, str, str]]:
+    return [
+        ("low", _("One direction, fast"), _("Slices along the first axis only.")),
+        ("medium", _("Three directions"), _("Slices along each axis that the model has learned.")),
+        ("high", _("All directions, slow"), _("Slices along each axis, turned and mirrored too.")),
+    ]
