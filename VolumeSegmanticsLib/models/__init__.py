@@ -13,13 +13,17 @@ from ..card import ModelCard
 from ..errors import ModelError
 from ..intensity import Intensity
 from ..settings import TrainSettings
-from . import file, unet2d
+from . import file, local, unet2d
 
-Builder = Callable[[TrainSettings, int, int, int, str], nn.Module]
+Builder = Callable[[TrainSettings, int, int, int | None, str], nn.Module]
 
 
-def _smp_network(settings: TrainSettings, channels: int, classes: int, size: int, weights: str) -> nn.Module:
+def _smp_network(settings: TrainSettings, channels: int, classes: int, size: int | None, weights: str) -> nn.Module:
     return unet2d.build(settings, weights, channels=channels, classes=classes, size=size)
+
+
+def _local_network(settings: TrainSettings, channels: int, classes: int, size: int | None, weights: str) -> nn.Module:
+    return local.build(settings, channels=channels, classes=classes)
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,25 @@ class Kind:
     Attributes:
         build: (settings, input channels, classes, crop size, weights) → network.
         sees_neighbours: True where neighbouring slices come along as channels.
+        is_local: True where it looks at the features of single voxels instead of slices.
+        structure: Settings that cannot change when training goes on from a model.
     """
 
     build: Builder
     sees_neighbours: bool
+    is_local: bool = False
+    structure: tuple[str, ...] = (
+        "model", "architecture", "encoder", "encoder_depth", "full_resolution", "neighbours",
+    )  # fmt: skip
 
 
-KINDS = {"unet2d": Kind(_smp_network, sees_neighbours=False), "unet25d": Kind(_smp_network, sees_neighbours=True)}
+KINDS = {
+    "unet2d": Kind(_smp_network, sees_neighbours=False),
+    "unet25d": Kind(_smp_network, sees_neighbours=True),
+    "local": Kind(
+        _local_network, sees_neighbours=False, is_local=True, structure=("model", "octaves", "members", "width")
+    ),
+}
 
 
 @dataclass
@@ -51,7 +67,7 @@ class Model:
     network: nn.Module
 
     @classmethod
-    def new(cls, card: ModelCard, *, size: int, weights: str = "none") -> Model:
+    def new(cls, card: ModelCard, *, size: int | None, weights: str = "none") -> Model:
         """Make a network for a card, the same for the same seed; ``weights`` as in ``TrainSettings``."""
         if card.model not in KINDS:
             raise ModelError(
@@ -72,7 +88,8 @@ class Model:
             ModelError: The file is missing, truncated, foreign, or of a newer version.
         """
         card, tensors = file.load(path)
-        model = cls.new(card, size=0)
+        model = cls.new(card, size=None)
+        unet2d.drop_absent_stages(model.network, tensors)
         try:
             model.network.load_state_dict(tensors)
         except RuntimeError as error:
@@ -105,6 +122,11 @@ class Model:
     def multiple(self) -> int:
         """The number that the sides of its input have to be a multiple of."""
         return unet2d.multiple_of(self.network)
+
+    @property
+    def smallest(self) -> int:
+        """The number that the sides of its input must not fall below."""
+        return unet2d.smallest_of(self.network)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits (N, classes, H, W) for images (N, C, H, W) with values 0 … 1."""
