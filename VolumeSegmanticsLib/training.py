@@ -24,6 +24,7 @@ from .losses import LOSSES, Loss, class_weights, off_edges
 from .models import Model, neighbours, standardised
 from .settings import TrainSettings, augmentations
 from .settling import measure_batch_statistics
+from .threads import shared_fairly
 from .volume import UNLABELLED
 
 JOINING_PART = 0.7  # of a run: here borrowed held-out labels join the training
@@ -122,12 +123,17 @@ class Trainer:
 
     def run(self) -> Fitted:
         """Train to the end; afterwards the model holds the best weights."""
+        with shared_fairly(self.device) as self.adapt_threads:
+            return self._run()
+
+    def _run(self) -> Fitted:
         self.optimiser = self._new_optimiser()
         epoch, used_seconds = self._resume()
         clock = Clock(self.settings.epochs * self.batches, self.settings.max_minutes, used_seconds=used_seconds)
         if self.stalled_at:
             clock.go_on_at(JOINING_PART, self.stalled_at)
         self._freeze(self.frozen_part > 0)
+        self.adapt_threads()
         if not self.fitted.learning_rate:
             self.fitted.learning_rate = self.settings.learning_rate or self._found_rate(clock)
         step = epoch * self.batches
@@ -151,6 +157,7 @@ class Trainer:
         """Train one round, or what is left of the time; return its mean loss and the number of steps so far."""
         torch.manual_seed(self.settings.seed + epoch)  # for encoders with dropout; a resumed epoch repeats
         self.network.train()
+        self.adapt_threads()
         total = torch.zeros((), device=self.device)
         done = 0
         for images, labels in self.source.batches(self.batches, self.settings.batch_size, self.augment, round=epoch):

@@ -263,11 +263,11 @@ def test_an_encoder_with_weights_of_its_own_is_frozen_first_and_then_learns(a_sc
 
 def test_the_range_test_leaves_no_trace_in_the_weights(a_trainer, monkeypatch):
     rates = []
-    monkeypatch.setattr(training, "range_test", lambda step: rates.extend(step(r) for r in (1e-3, 0.3)) or 1e-3)
+    monkeypatch.setattr(training, "range_test", lambda step, **_: rates.extend(step(r) for r in (1e-3, 0.3)) or 1e-3)
     trainer = a_trainer(learning_rate=0.0)
     before = copy.deepcopy(trainer.network.state_dict())
     trainer.optimiser = trainer._new_optimiser()
-    assert trainer._found_rate() == 1e-3
+    assert trainer._found_rate(Clock(100, minutes=0.0)) == 1e-3
     assert are_equal(before, trainer.network.state_dict())
     assert not trainer.optimiser.state
     assert len(rates) == 2
