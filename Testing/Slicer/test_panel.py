@@ -32,6 +32,9 @@ BUTTONS_WITHOUT_ANYTHING = {
     "clearModelsButton": "There are none.",
     "openJobFolderButton": "No job has run yet.",
     "openLogButton": "No job has told anything yet.",
+    "constrainButton": "No input volume is chosen.",
+    "undoConstrainButton": "No rules were applied",
+    "show3DButton": "There is no result yet.",
 }
 
 
@@ -248,6 +251,67 @@ def test_another_volume_brings_its_own_strokes_and_leaves_the_result_behind(a_pr
     assert chosen("result").GetName() == "Other segmentation"
     a_predicted_hand.ui.volumeSelector.setCurrentNode(first)
     assert chosen("annotation") is strokes
+
+
+def test_a_volume_that_the_user_chooses_is_seen(a_hand, a_volume, a_scene, a_grid):
+    view = a_scene.new_node("vtkMRMLSliceCompositeNode")
+    other = a_scene.new_volume(np.arange(336, dtype=np.int16).reshape(6, 7, 8), a_grid, "Other")
+    a_hand.live()
+    assert view.GetBackgroundVolumeID() is None
+    a_hand.ui.volumeSelector.setCurrentNode(other)
+    assert view.GetBackgroundVolumeID() == other.GetID()
+
+
+def test_confidences_are_no_volumes_to_segment_and_strokes_no_results_to_replace(a_predicted_hand):
+    confidence, strokes = (a_predicted_hand.parameters.chosen(role) for role in ("confidence", "annotation"))
+    a_predicted_hand.live()
+    for name, node in (("volumeSelector", confidence), ("resultSelector", strokes)):
+        selector = getattr(a_predicted_hand.ui, name)
+        before = selector.currentNode()
+        selector.setCurrentNode(node)
+        assert selector.currentNode() is None
+        selector.setCurrentNode(before)
+
+
+def test_a_segmentation_that_is_no_result_is_refused_before_anything_is_computed(a_trained_hand, a_scene):
+    other = a_scene.new_segmentation(a_trained_hand.parameters.chosen("volume"), "From elsewhere")
+    other.GetSegmentation().AddEmptySegment("", "bone")
+    a_trained_hand.parameters.choose("result", other)
+    a_trained_hand.live()
+    assert "is no earlier result" in a_trained_hand.reason("predictButton")
+
+
+def test_strokes_that_the_user_leaves_are_not_chosen_again(a_hand, strokes_in_panel):
+    a_hand.ui.annotationSelector.setCurrentNode(None)
+    a_hand.live()
+    assert a_hand.parameters.chosen("annotation") is None
+
+
+def test_no_other_node_takes_the_place_of_one_that_is_deleted(a_predicted_hand, a_scene):
+    a_scene.mrml.RemoveNode(a_predicted_hand.parameters.chosen("annotation"))
+    a_predicted_hand.live()
+    assert a_predicted_hand.parameters.chosen("annotation") is None
+    assert a_predicted_hand.ui.annotationSelector.currentNode() is None
+
+
+def test_rules_are_applied_to_the_result_and_taken_back(a_predicted_hand):
+    from VolumeSegmanticsSlicer.segmentations import labels_of
+
+    volume, result = (a_predicted_hand.parameters.chosen(role) for role in ("volume", "result"))
+    before = labels_of(result, volume).array
+    assert a_predicted_hand.reason("constrainButton") == "Write a rule first."
+    a_predicted_hand.ui.rulesLineEdit.setText("mend it")
+    a_predicted_hand.live()
+    assert "mend" in a_predicted_hand.reason("constrainButton")
+    a_predicted_hand.ui.rulesLineEdit.setText("min-size bright 100000")
+    a_predicted_hand.live()
+    a_predicted_hand.press("constrainButton")
+    assert a_predicted_hand.wait_for_the_end().phase is Phase.DONE, a_predicted_hand.status
+    assert a_predicted_hand.status == f"The rules hold. {(before == 2).sum()} voxels have changed."
+    assert not (labels_of(result, volume).array == 2).any()
+    a_predicted_hand.press("undoConstrainButton")
+    np.testing.assert_array_equal(labels_of(result, volume).array, before)
+    assert "No rules were applied" in a_predicted_hand.reason("undoConstrainButton")
 
 
 def test_a_file_that_was_never_loaded_is_segmented_beside_it(a_trained_hand, a_folder, monkeypatch, an_image_file):
@@ -469,3 +533,37 @@ def test_packages_are_installed_before_the_first_training_and_train_is_cancel_me
     assert "Cancelled" in a_hand.status
     assert a_hand.reason("trainButton") == ""
     assert a_hand.state.phase is Phase.IDLE
+
+
+def test_closing_the_scene_ends_the_search_for_packages(a_hand, strokes_in_panel, monkeypatch):
+    from VolumeSegmanticsSlicer import preparation
+
+    def missing(python, *, breathe):
+        a_hand.scene.mrml.Clear(0)
+        breathe()
+
+    monkeypatch.setattr(preparation, "missing", missing)
+    a_hand.press("trainButton")
+    assert "Cancelled" in a_hand.status
+    assert a_hand.state.phase is Phase.IDLE
+
+
+@pytest.mark.parametrize(
+    ("button", "cancel"), [("trainAgainButton", "trainButton"), ("predictFileButton", "predictButton")]
+)
+def test_every_search_for_packages_can_be_cancelled(a_trained_hand, monkeypatch, button, cancel, an_image_file):
+    import qt
+    from VolumeSegmanticsSlicer import preparation
+
+    def missing(python, *, breathe):
+        a_trained_hand.widget.panel.preparation.report("Looking")
+        a_trained_hand.widget.panel.tick()
+        assert getattr(a_trained_hand.ui, cancel).text() == "Cancel"
+        getattr(a_trained_hand.ui, cancel).click()
+        breathe()
+
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(an_image_file), ""))
+    monkeypatch.setattr(preparation, "missing", missing)
+    a_trained_hand.widget.panel.preparation._ready.clear()
+    a_trained_hand.press(button)
+    assert "Cancelled" in a_trained_hand.status

@@ -227,8 +227,8 @@ def a_preparation(monkeypatch):
 
 
 def test_packages_are_looked_for_once_a_session(a_preparation):
-    a_preparation.make_ready()
-    a_preparation.make_ready()
+    a_preparation.make_ready("train")
+    a_preparation.make_ready("train")
     assert (a_preparation.asked, a_preparation.installed) == ([None], [("torch",)])
     assert a_preparation.refusal == ""
 
@@ -243,7 +243,7 @@ def test_a_failed_installation_is_tried_again_and_leaves_nothing_switched_off(a_
     monkeypatch.setattr(preparation, "install", fail)
     for _ in range(2):
         with pytest.raises(ResourceError):
-            a_preparation.make_ready()
+            a_preparation.make_ready("train")
         assert a_preparation.refusal == ""
     assert len(a_preparation.asked) == 2
 

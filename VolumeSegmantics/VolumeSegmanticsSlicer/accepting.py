@@ -21,7 +21,7 @@ from VolumeSegmanticsLib.errors import InputError
 from VolumeSegmanticsLib.settings import AXIS_LETTERS
 
 from .nodes import Node, as_array, between, grid_of
-from .segmentations import CLASS_TAG, TERMINOLOGY_TAG, UNPAINTED_ATTRIBUTE, labels_of
+from .segmentations import CLASS_TAG, TERMINOLOGY_TAG, UNPAINTED_ATTRIBUTE, snapshot_of
 
 UNDO_STATES = 10
 
@@ -137,13 +137,14 @@ def accept(
     Raises:
         InputError: One of the nodes cannot be used, see ``labels_of``.
     """
-    predicted = labels_of(result, volume_node)
-    answer = predicted.array[region.window]
+    predicted = snapshot_of(result, volume_node, copy=False).inside(region.window).labels()
+    answer = predicted.array
     accepted = answer != UNLABELLED
     if region.mask is not None:
         accepted &= region.mask
     if not overwrite:
-        accepted &= labels_of(strokes, volume_node, unpainted="ignore").array[region.window] == UNLABELLED
+        painted = snapshot_of(strokes, volume_node, unpainted="ignore", copy=False).inside(region.window)
+        accepted &= painted.labels().array == UNLABELLED
     if _is_background_unpainted(strokes, unpainted):
         accepted &= answer != 0
     parts = [(c, part) for c in predicted.classes if (part := accepted & (answer == c.value)).any()]

@@ -52,7 +52,8 @@ class AdvancedSection(Section):
         allow(ui.clearModelsButton, busy or no_models)
 
     def show(self, state: State) -> None:
-        allow(self._ui.openJobFolderButton, "" if state.folder else _("No job has run yet."))
+        has_folder = state.folder is not None and state.folder.is_dir()
+        allow(self._ui.openJobFolderButton, "" if has_folder else _("No job has run yet."))
         has_log = state.log_path is not None and state.log_path.is_file()
         allow(self._ui.openLogButton, "" if has_log else _("No job has told anything yet."))
 

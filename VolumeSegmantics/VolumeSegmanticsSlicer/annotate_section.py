@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -13,7 +14,7 @@ from slicer.i18n import tr as _
 from VolumeSegmanticsLib.errors import VolumeSegmanticsError
 from VolumeSegmanticsLib.settings import TrainSettings
 
-from .guidance import Painted, painted
+from .guidance import Painted, counting
 from .nodes import Node
 from .observing import Observations
 from .parameters import MODULE_NAME
@@ -24,8 +25,8 @@ EFFECTS = ("Paint", "Draw", "Erase", "Threshold", "Grow from seeds", "Fill betwe
 UNDO_STATES = 10
 CALM_SECONDS = 0.5
 """Strokes are counted once nothing has changed for so long."""
-_REST = 10
-"""Counting takes at most this part of the time."""
+COUNTING_SECONDS = 0.02
+"""Counting may take so long at once; big strokes are counted in parts."""
 
 
 class AnnotateSection(Section):
@@ -38,14 +39,17 @@ class AnnotateSection(Section):
         editor.setSegmentationNodeSelectorVisible(False)
         editor.setSourceVolumeNodeSelectorVisible(False)
         editor.setSwitchToSegmentationsButtonVisible(False)
-        editor.setMaskingSectionVisible(False)  # classes exclude each other, and nothing else
+        editor.setProperty("show3DButtonVisible", False)
+        editor.setAutoShowSourceVolumeNode(False)  # nor while the user works in another module
         editor.setMaximumNumberOfUndoStates(UNDO_STATES)
         ui.unpaintedComboBox.currentIndexChanged.connect(lambda *_: self._panel.attempt(self._choose_unpainted))
         self._observations = Observations()
         self._shown: tuple[Node | None, Node | None] = (None, None)
-        self._changed_at, self._rest_until = 0.0, 0.0
+        self._changed_at = 0.0
+        self._counting: Iterator[tuple[Painted, ...] | None] = iter(())
 
     def enter(self) -> None:
+        self._ui.segmentEditor.updateEffectList()  # tools may have come late
         if slicer.util.mainWindow() is not None:
             self._ui.segmentEditor.installKeyboardShortcuts()  # for tools, segments and undo
 
@@ -56,15 +60,16 @@ class AnnotateSection(Section):
             self._edit(volume, annotation)
         fill(self._ui.unpaintedComboBox, _unpainted_choices(), parameters.settings(TrainSettings).unpainted)
         self._ui.segmentEditor.setEnabled(volume is not None and annotation is not None)
-        if annotation is None:
+        if volume is None:
+            self._ui.paintedLabel.setText(_("Load a volume, and choose it above."))
+        elif annotation is None:
             self._ui.paintedLabel.setText(_("Press “New” beside the strokes, and paint a little of each material."))
 
     def tick(self) -> None:
-        now = time.monotonic()
-        if self._changed_at and now - self._changed_at >= CALM_SECONDS and now >= self._rest_until:
+        if self._changed_at and time.monotonic() - self._changed_at >= CALM_SECONDS:
             self._changed_at = 0.0
-            self._count()
-            self._rest_until = now + _REST * (time.monotonic() - now)
+            self._begin_to_count()
+        self._count()
 
     def leave(self) -> None:
         editor = self._ui.segmentEditor
@@ -74,7 +79,7 @@ class AnnotateSection(Section):
 
     def forget(self) -> None:
         self._observations.clear()
-        self._shown, self._changed_at = (None, None), 0.0
+        self._shown, self._changed_at, self._counting = (None, None), 0.0, iter(())
         self._ui.segmentEditor.setSegmentationNode(None)
         self._ui.segmentEditor.removeViewObservations()
 
@@ -84,12 +89,14 @@ class AnnotateSection(Section):
     def _edit(self, volume: Node | None, annotation: Node | None) -> None:
         """Hand volume and strokes to the editor; it takes them in this order only."""
         editor = self._ui.segmentEditor
-        editor.setMRMLSegmentEditorNode(_editor_node(self._panel.scene))
+        node = _editor_node(self._panel.scene)
+        editor.setMRMLSegmentEditorNode(node)
         editor.setMRMLScene(self._panel.scene)
         editor.setSegmentationNode(annotation)
         if annotation is not None:
             editor.setSourceVolumeNode(volume)
         self._observations.clear()
+        self._observations.add(node, "ModifiedEvent", _exclude_each_other)
         self._panel.painted = None
         self._shown = (volume, annotation)
         self._ui.paintedLabel.setText("")
@@ -97,20 +104,31 @@ class AnnotateSection(Section):
             segmentation = annotation.GetSegmentation()
             for event in ("SourceRepresentationModified", "SegmentAdded", "SegmentRemoved", "SegmentModified"):
                 self._observations.add(segmentation, getattr(slicer.vtkSegmentation, event), self._note_change)
-            self._count()
+        self._begin_to_count()
+        self._count()
 
     def _note_change(self, *_: object) -> None:
-        self._changed_at = time.monotonic()
+        self._changed_at, self._counting = time.monotonic(), iter(())
+
+    def _begin_to_count(self) -> None:
+        volume, annotation = self._shown
+        self._counting = counting(annotation, volume) if volume and annotation else iter(())
 
     def _count(self) -> None:
-        volume, annotation = self._shown
+        """Go on counting for a moment, and show the answer once it is there."""
+        end = time.monotonic() + COUNTING_SECONDS
         try:
-            self._panel.painted = painted(annotation, volume) if volume and annotation else None
-            self._ui.paintedLabel.setText(paragraphs([_told(one) for one in self._panel.painted or ()]))
+            for answer in self._counting:
+                if answer is not None:
+                    self._panel.painted = answer
+                    self._ui.paintedLabel.setText(paragraphs([_told(one) for one in answer]))
+                    self._panel.mark_stale()
+                if time.monotonic() > end:
+                    return
         except VolumeSegmanticsError as error:
             self._panel.painted = None
             self._ui.paintedLabel.setText(escape(str(error)))
-        self._panel.mark_stale()
+            self._panel.mark_stale()
 
     def _choose_unpainted(self) -> None:
         parameters = self._panel.parameters
@@ -134,8 +152,13 @@ def _editor_node(scene: Node) -> Node:
         node.UnRegister(None)  # CreateNodeByClass leaves that to its caller
         node.SetSingletonTag(MODULE_NAME)
         node = scene.AddNode(node)
-    node.SetOverwriteMode(node.OverwriteAllSegments)
+    _exclude_each_other(node)
     return node
+
+
+def _exclude_each_other(node: Node, *_: object) -> None:
+    """See to it that a voxel has one class, whatever is chosen below the tools."""
+    node.SetOverwriteMode(node.OverwriteAllSegments)
 
 
 def _told(one: Painted) -> str:

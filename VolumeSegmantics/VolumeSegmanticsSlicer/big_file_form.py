@@ -47,7 +47,7 @@ class BigFileForm:
     def look_at(self, path: Path) -> None:
         """Show what a file holds, and offer an overview of it."""
         self._file = look(path)
-        shape = self._file.grid.shape
+        shape = tuple(int(n) for n in self._file.grid.shape)  # PythonQt takes no other kind of number
         ui = self._ui
         told = _("{name}: {size} voxels of {dtype}, {memory}")
         size = " × ".join(str(n) for n in shape)

@@ -11,6 +11,7 @@ from VolumeSegmanticsLib.errors import InputError
 from .accepting import Region
 from .nodes import Node, existing, grid_of
 from .parameters import Parameters
+from .results import refuse_strokes
 
 WORDS = {"volume": "input volume", "annotation": "segmentation with strokes", "result": "result"}
 """What the user calls the node of a role."""
@@ -82,10 +83,12 @@ class Choices:
         self.model()
         if self.node_id("result") and self.node_id("result") == self.node_id("annotation"):
             raise InputError("The result would replace the strokes.", "Choose another segmentation for the result.")
+        if result := self._parameters.chosen("result"):
+            refuse_strokes(result)
 
     def _check_result(self) -> None:
-        for role in ("volume", "result"):
-            self.node(role)
+        self.node("volume")
+        refuse_strokes(self.node("result"))
 
     def _check_both_segmentations(self) -> None:
         for role in ("volume", "result", "annotation"):

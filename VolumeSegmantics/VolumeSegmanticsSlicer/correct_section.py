@@ -1,20 +1,24 @@
-"""Correct: where the model is least sure, and what of its result becomes strokes."""
+"""Correct: where the model is least sure, what of its result becomes strokes, and rules that shall hold in it."""
 
 from __future__ import annotations
 
 import contextlib
+from html import escape
 from typing import Any
 
 from slicer.i18n import tr as _
 
+from VolumeSegmanticsLib.constraints import KINDS, parse
 from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError
 
 from .accepting import Region
 from .guidance import Slice, least_certain, painted_slices
+from .job_button import JobButton
 from .nodes import Node
 from .section import Section
 from .slice_views import VIEWS, show_place, slice_in_view
-from .widgets import allow, data_of, fill, value_of
+from .states import State
+from .widgets import allow, data_of, fill, text_of, value_of
 
 REGION = "region"
 _EVERY_TICKS = 3
@@ -30,6 +34,10 @@ class CorrectSection(Section):
         ui.acceptWhereComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_where))
         ui.leastCertainButton.clicked.connect(lambda *_: panel.attempt(self._go_to_least_certain))
         ui.acceptButton.clicked.connect(lambda *_: panel.attempt(self._accept))
+        self._button = JobButton(panel, ui.constrainButton, "constrain", _("Apply rules"), self._constrain)
+        ui.rulesLineEdit.setToolTip(_help_on_rules())
+        ui.rulesLineEdit.textChanged.connect(panel.mark_stale)
+        ui.undoConstrainButton.clicked.connect(lambda *_: panel.attempt(panel.workflow.undo_constrain))
 
     def refresh(self) -> None:
         ui, panel = self._ui, self._panel
@@ -38,6 +46,11 @@ class CorrectSection(Section):
         reason = "" if has_confidence else _("Predict first, with “Tell how sure it is” switched on.")
         allow(ui.leastCertainButton, reason)
         self._allow_accepting()
+        self._button.refresh(panel.refused("constrain") or self._no_rules())
+        allow(ui.undoConstrainButton, panel.refused("undo_constrain"))
+
+    def show(self, state: State) -> None:
+        self._button.show(state)
 
     def tick(self) -> None:
         self._ticks += 1
@@ -101,9 +114,26 @@ class CorrectSection(Section):
             region = Region.one_slice(volume, *slice_in_view(self._panel.scene, self._where, volume))
         overwrite = bool(value_of(self._ui.overwriteCheckBox, "checked"))
         accepted = self._panel.workflow.accept(region, overwrite=overwrite)
-        if not accepted:
-            raise InputError(_("Nothing was accepted: all of it is painted already, or the result is empty there."))
-        self._panel.status.say(_("{n} voxels were accepted.").format(n=accepted))
+        told = _("{n} voxels were accepted.") if accepted else _("Nothing is left to accept there.")
+        self._panel.status.say(told.format(n=accepted))
+
+    def _no_rules(self) -> str:
+        """Return why there are no rules to apply; empty where there are."""
+        try:
+            return "" if parse(text_of(self._ui.rulesLineEdit)) else _("Write a rule first.")
+        except VolumeSegmanticsError as error:
+            return str(error)
+
+    def _constrain(self) -> None:
+        self._panel.preparation.make_ready("constrain")
+        self._panel.workflow.constrain(text_of(self._ui.rulesLineEdit))
+
+
+def _help_on_rules() -> str:
+    """Return what can be written as a rule, in rich text."""
+    rows = "".join(f"<tr><td><code>{escape(kind.usage)}</code></td><td>{escape(kind.does)}</td></tr>" for kind in KINDS)
+    told = _("Rules that shall hold in the result, with semicolons between them. Classes by name; lengths in voxels.")
+    return f"<p>{told}</p><table>{rows}</table>"
 
 
 def _places() -> list[tuple[str, str, str]]:

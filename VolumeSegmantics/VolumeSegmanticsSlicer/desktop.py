@@ -57,6 +57,8 @@ def open_panel(root: Widget) -> Panel:
     """Bring the widgets of the ``.ui`` file to life."""
     ui, user = slicer.util.childWidgetVariables(root), user_choices()
     preparation = Preparation(user, confirm=slicer.util.confirmOkCancelDisplay, breathe=slicer.app.processEvents)
+    if slicer.util.mainWindow() is not None:
+        slicer.app.connect("lastWindowClosed()", preparation.cancel)  # else Slicer would not end before it is over
     return Panel(
         root,
         ui,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,15 +68,30 @@ def painted(annotation: Node, volume: Node) -> tuple[Painted, ...]:
     Raises:
         InputError: One of them cannot be used, see ``labels_of``.
     """
+    *_, answer = counting(annotation, volume)
+    assert answer is not None, "the last is the answer"
+    return answer
+
+
+def counting(annotation: Node, volume: Node) -> Iterator[tuple[Painted, ...] | None]:
+    """Count slice by slice, for callers with little time: yields None after each, and last what ``painted`` returns.
+
+    Nothing must be painted meanwhile: begin anew then.
+    """
     segments = segments_of(annotation)
-    tally = _Tally.of(annotation, volume, segments)
-    return tuple(_painted(s, int(tally.voxels[s.position]), tally.fewest_slices(s)) for s in segments)
+    tally = _Tally(grid_of(volume).shape, len(segments))
+    for _ in tally.counting(annotation, volume, segments):
+        yield None
+    yield tuple(_painted(s, int(tally.voxels[s.position]), tally.fewest_slices(s)) for s in segments)
 
 
 def painted_slices(annotation: Node, volume: Node, *, axis: str = "z") -> frozenset[int]:
     """Return the slices of the volume along an axis in which anything is painted; errors are those of ``painted``."""
-    used = _Tally.of(annotation, volume, segments_of(annotation)).used[AXIS_LETTERS.index(axis)]
-    return frozenset(np.flatnonzero(used.any(axis=1)).tolist())
+    segments = segments_of(annotation)
+    tally = _Tally(grid_of(volume).shape, len(segments))
+    for _ in tally.counting(annotation, volume, segments):
+        pass
+    return frozenset(np.flatnonzero(tally.used[AXIS_LETTERS.index(axis)].any(axis=1)).tolist())
 
 
 def least_certain(confidence: Node, volume: Node, *, axis: str = "z", avoid: Collection[int] = ()) -> Slice:
@@ -120,16 +135,13 @@ class _Tally:
         self.voxels = np.zeros(segments + 1, np.int64)
         self.used = [np.zeros((n, -(-segments // _BITS) * _BITS), np.uint8) for n in shape]
 
-    @classmethod
-    def of(cls, annotation: Node, volume: Node, segments: Sequence[Segment]) -> _Tally:
-        """Count what a segmentation node holds on the grid of a volume node."""
-        grid = grid_of(volume)
-        tally = cls(grid.shape, len(segments))
+    def counting(self, annotation: Node, volume: Node, segments: Sequence[Segment]) -> Iterator[None]:
+        """Count what a segmentation node holds on the grid of a volume node; yields after each slice."""
         for layer in layers_of(annotation, volume, segments):
             for z in range(layer.start[0], layer.start[0] + len(layer.voxels)):
                 if found := layer.slice_at(z):
-                    tally._add(z, *found)
-        return tally
+                    self._add(z, *found)
+                yield
 
     def fewest_slices(self, segment: Segment) -> int:
         """Return the number of slices that hold a segment, along the axis with the fewest."""

@@ -27,7 +27,7 @@ class JobButton:
 
     def __init__(self, panel: Panel, button: Widget, task: str, title: str, start: Callable[[], object]) -> None:
         self._panel, self._button, self._task, self._title, self._start = panel, button, task, title, start
-        self._reason, self._is_mine, self._is_cancel = "", False, False
+        self._reason, self._is_cancel = "", False
         button.clicked.connect(lambda *_: panel.attempt(self._press))
 
     def refresh(self, reason: str) -> None:
@@ -36,7 +36,7 @@ class JobButton:
 
     def show(self, state: State) -> None:
         """Show what pressing the button would do."""
-        is_preparing = self._is_mine and self._panel.preparation.is_running
+        is_preparing = self._panel.preparation.task == self._task
         self._is_cancel = is_preparing or (state.is_running and state.task == self._task)
         if self._is_cancel:
             is_stopping = state.phase is Phase.STOPPING
@@ -52,8 +52,4 @@ class JobButton:
         elif self._is_cancel:
             self._panel.workflow.cancel()
         else:
-            self._is_mine = True
-            try:
-                self._start()
-            finally:
-                self._is_mine = False
+            self._start()

@@ -56,9 +56,14 @@ class Layer:
         lost = 0 if moved.any() else np.count_nonzero(painted)  # how much of it is lost, two samplings cannot tell
         return cls(moved, _AS_THEY_ARE, start, lost, resampled=True)
 
+    def inside(self, start: tuple[int, ...], shape: tuple[int, ...]) -> Layer:
+        """Return the part in a box of the grid, as seen from the box's first voxel; nothing counts as lost."""
+        seen = tuple(ours - theirs for ours, theirs in zip(self.start, start, strict=True))
+        window = tuple(slice(max(0, -first), max(0, n - first)) for first, n in zip(seen, shape, strict=True))
+        return replace(self, voxels=self.voxels[window], start=tuple(max(0, first) for first in seen))
+
     def _cropped(self, shape: tuple[int, ...]) -> Layer:
-        inside = tuple(slice(max(0, -start), max(0, n - start)) for start, n in zip(self.start, shape, strict=True))
-        part = replace(self, voxels=self.voxels[inside], start=tuple(max(0, start) for start in self.start))
+        part = self.inside((0, 0, 0), shape)
         is_whole = part.voxels.shape == self.voxels.shape
         return part if is_whole else replace(part, lost=self.painted() - part.painted())
 

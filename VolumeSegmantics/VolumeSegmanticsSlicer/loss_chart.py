@@ -80,7 +80,7 @@ class LossChart:
     def _picture(self, epochs: tuple[EpochEnded, ...], width: int) -> Widget:
         palette = value_of(self._label, "palette")
         picture = qt.QPixmap(width, HEIGHT)
-        picture.fill(palette.color(qt.QPalette.Base))
+        picture.fill(palette.base().color())
         painter = qt.QPainter()
         painter.begin(picture)
         painter.setRenderHint(qt.QPainter.Antialiasing, True)
@@ -109,7 +109,7 @@ def _pen(color: Widget, width: int) -> Widget:
 
 
 def _draw_frame(painter: Widget, palette: Widget, width: int) -> None:
-    painter.setPen(_pen(palette.color(qt.QPalette.Mid), 1))
+    painter.setPen(_pen(palette.mid().color(), 1))
     bottom = HEIGHT - _MARGIN
     painter.drawLine(_MARGIN, bottom, width - _MARGIN, bottom)
     painter.drawLine(_MARGIN, _LEGEND + _MARGIN, _MARGIN, bottom)

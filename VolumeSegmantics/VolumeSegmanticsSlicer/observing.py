@@ -13,9 +13,9 @@ class Observations:
     def __init__(self) -> None:
         self._known: list[tuple[Node, int]] = []
 
-    def add(self, observed: Node, event: int | str, call: Callable[..., object]) -> None:
-        """Call something with the object and the name of the event whenever it happens."""
-        self._known.append((observed, observed.AddObserver(event, call)))
+    def add(self, observed: Node, event: int | str, call: Callable[..., object], *, priority: float = 0.0) -> None:
+        """Call something with the object and the name of the event whenever it happens; high priorities go first."""
+        self._known.append((observed, observed.AddObserver(event, call, priority)))
 
     def clear(self) -> None:
         """Let go of all."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import vtk
 from slicer.i18n import tr as _
 
 from VolumeSegmanticsLib.errors import Cancelled, VolumeSegmanticsError
@@ -33,6 +34,8 @@ from .widgets import Widget, timer
 from .workflow import Workflow
 
 TICK_MILLISECONDS = 100
+FIRST = 1.0
+"""Before the selectors, which choose another node in place of one that is removed: nobody has asked for that."""
 
 
 class Panel:
@@ -51,6 +54,7 @@ class Panel:
     Attributes:
         busy: What lasts longer in this process, a sentence; no job starts meanwhile.
         painted: How much of each class is painted; None where nobody has counted.
+        has_other_nodes: Whether the scene has got or lost nodes since the last time that all was shown.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Panel:
         self.preparation, self.confirm, self.breathe = preparation, confirm, breathe
         self.busy = ""
         self.painted: tuple[Painted, ...] | None = None
+        self.has_other_nodes = True
         self._state, self._is_stale, self._is_open = workflow.state, True, True
         self._scene_observations, self._parameter_observations = Observations(), Observations()
         self._observed_parameters: Node | None = None
@@ -125,6 +130,7 @@ class Panel:
         self._observe_parameters()
         for section in self._sections:
             section.refresh()
+        self.has_other_nodes = False
         for section in self._sections:
             section.show(self._state)
 
@@ -183,7 +189,8 @@ class Panel:
         scene, observations = self.scene, self._scene_observations
         observations.add(scene, scene.StartCloseEvent, self._forget_nodes)
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent):
-            observations.add(scene, event, self.mark_stale)
+            observations.add(scene, event, self._note_nodes)
+        observations.add(scene, scene.NodeAboutToBeRemovedEvent, self._let_go, priority=FIRST)
 
     def _observe_parameters(self) -> None:
         """Notice what scripts choose; reading a scene can bring another parameter node."""
@@ -193,7 +200,16 @@ class Panel:
             self._parameter_observations.add(node, "ModifiedEvent", self.mark_stale)
             self._observed_parameters = node
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _let_go(self, scene: Node, event: str, node: Node) -> None:
+        for section in self._sections:
+            section.let_go(node)
+
+    def _note_nodes(self, *_: object) -> None:
+        self.has_other_nodes = self._is_stale = True
+
     def _forget_nodes(self, *_: object) -> None:
+        self.preparation.cancel()
         for section in self._sections:
             section.forget()
         self.painted, self._is_stale = None, True

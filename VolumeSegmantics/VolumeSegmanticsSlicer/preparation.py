@@ -22,6 +22,7 @@ class Preparation:
     Attributes:
         report: Takes what is being done, line by line.
         refusal: Why nothing else can be done meanwhile; empty where it can.
+        task: For which job it is being done; empty where it is not.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Preparation:
         self.report: Callable[[str], object] = lambda line: None
         self._ready: set[str] = set()
         self._is_cancelled = False
-        self.refusal = ""
+        self.refusal = self.task = ""
 
     @property
     def is_running(self) -> bool:
@@ -45,8 +46,8 @@ class Preparation:
         """Stop as soon as that is possible."""
         self._is_cancelled = True
 
-    def make_ready(self) -> None:
-        """Return once the worker's Python has all that it needs.
+    def make_ready(self, task: str) -> None:
+        """Return once the worker's Python has all that a job needs.
 
         Raises:
             Cancelled: The user does not agree, or has stopped it.
@@ -55,7 +56,8 @@ class Preparation:
         python = self._user.python
         if python in self._ready:
             return
-        self.refusal, self._is_cancelled = "The Python packages are being looked at.", False
+        self.task, self._is_cancelled = task, False
+        self.refusal = "The Python packages are being looked at."
         try:
             self.report(self.refusal)
             if lacking := missing(python or None, breathe=self._live):
@@ -63,7 +65,7 @@ class Preparation:
                 install(lacking, python=python, confirm=self._confirm, report=self.report, breathe=self._live)
             self._ready.add(python)
         finally:
-            self.refusal = ""
+            self.refusal = self.task = ""
 
     def _live(self) -> None:
         if self._is_cancelled:

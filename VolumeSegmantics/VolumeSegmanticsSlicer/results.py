@@ -69,7 +69,7 @@ def show_labels(
         labels = io.read_labels(labels)
     start = _start(labels.grid, volume_node)
     if result is not None:
-        _refuse_strokes(result)
+        refuse_strokes(result)
     stored, classes = _stored(labels, is_part=labels.grid != grid_of(volume_node))
     node = result or _new_node("vtkMRMLSegmentationNode", volume_node, name, "segmentation")
     with _as_one_change(node):
@@ -134,9 +134,18 @@ def _start(grid: Grid, volume_node: Node) -> tuple[int, int, int]:
     return start
 
 
-def _refuse_strokes(node: Node) -> None:
-    """Make sure that nothing is lost which somebody painted."""
-    if node.GetSegmentation().GetNumberOfSegments() and not is_result(node):
+def may_be_refilled(node: Node) -> bool:
+    """Tell whether a result can go into a segmentation node: it is an earlier one, or empty."""
+    return is_result(node) or not node.GetSegmentation().GetNumberOfSegments()
+
+
+def refuse_strokes(node: Node) -> None:
+    """Make sure that nothing is lost which somebody painted.
+
+    Raises:
+        InputError: The node holds segments, and is no earlier result.
+    """
+    if not may_be_refilled(node):
         raise InputError(
             f'"{node.GetName()}" is no earlier result: its segments would be lost.',
             "Choose another segmentation for the result, or a new one.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .nodes import Node
 from .states import State
 from .widgets import Widget
 
@@ -44,6 +45,9 @@ class Section:
 
     def forget(self) -> None:
         """Let go of nodes: the scene is being closed."""
+
+    def let_go(self, node: Node) -> None:
+        """Forget one node: it is about to be removed."""
 
     def close(self) -> None:
         """End what would outlive the panel."""

@@ -12,11 +12,13 @@ from VolumeSegmanticsLib.settings import PredictSettings
 
 from .job_button import JobButton
 from .model_files import SUFFIX, card_of, models_in, told
+from .nodes import Node
+from .results import may_be_refilled
 from .scenes import stem
 from .section import Section
 from .states import State
-from .strokes import choose
-from .widgets import allow, ask_for_file, data_of, fill, silently, value_of
+from .strokes import choose, nodes_of
+from .widgets import allow, ask_for_file, choose_node, data_of, fill, keep_narrow, leave_out, silently, value_of
 
 RESULT_ENDING = " segmentation.seg.nrrd"
 
@@ -28,6 +30,7 @@ class SegmentSection(Section):
         panel = self._panel
         self._button = JobButton(panel, ui.predictButton, "predict", _("Predict"), self._predict)
         self._card: tuple[Path | None, float] | None = None
+        keep_narrow(ui.resultSelector)
         ui.resultSelector.setMRMLScene(panel.scene)
         ui.resultSelector.currentNodeIDChanged.connect(lambda *_: self._choose_result())
         ui.modelComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_model))
@@ -42,20 +45,30 @@ class SegmentSection(Section):
         fill(ui.modelComboBox, _model_choices(panel.models_folder, model), str(model or ""))
         self._show_card(model)
         fill(ui.qualityComboBox, _qualities(), panel.parameters.settings(PredictSettings).quality)
-        with silently(ui.resultSelector, ui.confidenceCheckBox):
-            ui.resultSelector.setCurrentNodeID(result.GetID() if result else "")
+        if panel.has_other_nodes:
+            segmentations = nodes_of(panel.scene, "vtkMRMLSegmentationNode")
+            leave_out(ui.resultSelector, [node.GetID() for node in segmentations if not may_be_refilled(node)])
+        choose_node(ui.resultSelector, result)
+        with silently(ui.confidenceCheckBox):
             ui.confidenceCheckBox.setChecked(panel.user.wants_confidence)
         ui.show3DButton.setSegmentationNode(result)
-        ui.show3DButton.setEnabled(result is not None)
+        allow(ui.show3DButton, "" if result else _("There is no result yet."))
         self._button.refresh(panel.refused("predict"))
         allow(ui.predictFileButton, panel.refused("predict_file"))
 
     def show(self, state: State) -> None:
         self._button.show(state)
 
+    def forget(self) -> None:
+        choose_node(self._ui.resultSelector, None)
+
+    def let_go(self, node: Node) -> None:
+        if self._ui.resultSelector.currentNode() is node:
+            choose_node(self._ui.resultSelector, None)
+
     def _predict(self) -> None:
         panel = self._panel
-        panel.preparation.make_ready()
+        panel.preparation.make_ready("predict")
         panel.workflow.device = panel.user.device
         panel.workflow.predict(confidence=panel.user.wants_confidence)
 
@@ -64,7 +77,7 @@ class SegmentSection(Section):
         image = ask_for_file(panel.root, _("Segment an image file"), _("All files (*)"))
         if image is None:
             return
-        panel.preparation.make_ready()
+        panel.preparation.make_ready("predict")
         panel.workflow.device = panel.user.device
         panel.workflow.predict_file(image, free_result(image))
 
@@ -113,7 +126,8 @@ def _model_choices(folder: Path, chosen: Path | None) -> list[tuple[str, str, st
     paths = models_in(folder)
     if chosen and chosen not in paths:
         paths.append(chosen)
-    return [(str(path), path.name.removesuffix(SUFFIX), str(path)) for path in paths]
+    choices = [(str(path), path.name.removesuffix(SUFFIX), str(path)) for path in paths]
+    return choices or [("", _("None yet: train one"), "")]
 
 
 def _qualities() -> list[tuple[str, str, str]]:

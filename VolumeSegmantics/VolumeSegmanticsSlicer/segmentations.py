@@ -86,6 +86,12 @@ class Snapshot:
     classes: tuple[LabelClass, ...]
     unpainted: str
 
+    def inside(self, window: tuple[slice, slice, slice]) -> Snapshot:
+        """Return what is painted in a box of the volume."""
+        start, (z, y, x) = tuple(part.start for part in window), (part.stop - part.start for part in window)
+        layers = tuple(layer.inside(start, (z, y, x)) for layer in self.layers)
+        return replace(self, grid=self.grid.part(start, (z, y, x)), layers=layers)
+
     def labels(self, report: Report = ignore) -> LabelMap:
         """Return it as labels; ``report`` hears where segments overlap."""
         array, overlapping = merged(self.layers, self.values, self.grid.shape)

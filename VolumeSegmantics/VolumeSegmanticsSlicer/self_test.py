@@ -54,9 +54,17 @@ def strokes_become_a_segmentation(widget: Any) -> None:
     parameters.keep(SMALL)
     parameters.keep(PredictSettings(quality="low"))
     widget.panel.refresh()
-    _press(widget, ui.trainButton)
-    _press(widget, ui.predictButton)
-    result = parameters.chosen("result")
+    _press(widget, ui, "trainButton")
+    model = parameters.model_path
+    try:
+        _press(widget, ui, "predictButton")
+        _check(parameters.chosen("result"), volume, truth)
+    finally:
+        model.unlink(missing_ok=True)  # it lies in the user's own folder
+
+
+def _check(result: Node, volume: Node, truth: NDArray[np.uint8]) -> None:
+    """Compare names, geometry and voxels of a result with what is known."""
     segmentation = result.GetSegmentation()
     names = {segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())}
     assert NAMES[1] in names, names
@@ -65,7 +73,6 @@ def strokes_become_a_segmentation(widget: Any) -> None:
     rod = next(c.value for c in predicted.classes if c.name == NAMES[1])
     right = float(np.mean((predicted.array == rod) == (truth == 1)))
     assert right > LEAST_OVERLAP, right
-    parameters.model_path.unlink()  # it lies in the user's own folder
 
 
 def _skip_without_packages() -> None:
@@ -125,14 +132,16 @@ def _paint(editor: Any, strokes: Node, name: str, where: NDArray[np.bool_]) -> N
     editor.setActiveEffect(None)
 
 
-def _press(widget: Any, button: Any) -> None:
+def _press(widget: Any, ui: Any, name: str) -> None:
     """Press a button of the panel and wait for the end of its job, with Slicer alive."""
+    button = getattr(ui, name)
     _wait_for(lambda: button.property("enabled"))
     assert button.property("enabled"), button.property("toolTip")
     button.click()
     _wait_for(lambda: not widget.workflow.state.is_running)
-    state = widget.workflow.state
-    assert state.phase is Phase.DONE, state.error or state.phase
+    phase = widget.workflow.state.phase
+    widget.workflow.cancel()  # where it has taken too long
+    assert phase is Phase.DONE, f"{phase}: {ui.statusLabel.property('text')}"
 
 
 def _wait_for(condition: Any) -> None:

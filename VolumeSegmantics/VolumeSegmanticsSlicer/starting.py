@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,9 @@ STAGE = "prepare"
 """What a job does until its worker runs."""
 
 THREAD_NAME = "prepare a job"
+
+BREATH_SECONDS = 0.03
+"""What a poll leaves to the writing thread: inside Slicer threads run only while Python code does, or waits."""
 
 Act = Callable[[], object]
 Write = Callable[[Act], object]
@@ -71,6 +75,8 @@ class Starting:
 
     def poll(self) -> list[Event]:
         """Return the events that came since the last call, without waiting; the very last is terminal."""
+        if self._worker is None and self._ending is None:
+            time.sleep(BREATH_SECONDS)
         ending = self._ending  # before the others, as it comes last
         told = [self._told.pop(0) for _ in range(len(self._told))]
         if self._worker is not None:

@@ -71,7 +71,7 @@ class TrainSection(Section):
 
     def _train(self, *, again: bool = False) -> None:
         panel = self._panel
-        panel.preparation.make_ready()
+        panel.preparation.make_ready("train")
         panel.workflow.device = panel.user.device
         volume = panel.parameters.chosen("volume")
         name = text_of(self._ui.modelNameLineEdit).strip() or (volume.GetName() if volume else "")

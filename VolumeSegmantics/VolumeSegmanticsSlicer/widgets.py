@@ -78,6 +78,25 @@ def allow(widget: Widget, reason: str, tip: str = "") -> None:
     widget.setToolTip(f"<p>{escape(tip)}</p><p><b>{escape(reason)}</b></p>" if reason else tip)
 
 
+def keep_narrow(selector: Widget) -> None:
+    """Let long names of nodes not make a selector, and the panel with it, wider."""
+    selector.setProperty("sizeAdjustPolicy", qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+
+
+def choose_node(selector: Widget, node: Any) -> None:
+    """Show a node, or none, as the chosen one."""
+    with silently(selector):
+        selector.setCurrentNodeID(node.GetID() if node else "")
+
+
+def leave_out(selector: Widget, node_ids: Sequence[str]) -> None:
+    """Keep nodes out of the list of a selector."""
+    proxy = selector.sortFilterProxyModel()
+    if list(value_of(proxy, "hiddenNodeIDs") or ()) != list(node_ids):
+        with silently(selector):
+            proxy.setProperty("hiddenNodeIDs", list(node_ids))
+
+
 def paragraphs(lines: Sequence[str]) -> str:
     """Return lines of rich text as one."""
     return "<br>".join(lines)

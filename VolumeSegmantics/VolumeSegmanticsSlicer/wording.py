@@ -5,8 +5,13 @@ from __future__ import annotations
 from .states import Phase, State
 
 READY = "Ready."
-VERBS = {"train": "Training", "predict": "Segmenting", "evaluate": "Comparing"}
-_ENDED = {"train": "The model is trained.", "predict": "The volume is segmented.", "evaluate": "Compared."}
+VERBS = {"train": "Training", "predict": "Segmenting", "evaluate": "Comparing", "constrain": "Applying the rules"}
+_ENDED = {
+    "train": "The model is trained.",
+    "predict": "The volume is segmented.",
+    "evaluate": "Compared.",
+    "constrain": "The rules hold.",
+}
 _SECONDS_A_MINUTE, _MINUTES_AN_HOUR = 60, 60
 
 
@@ -55,7 +60,9 @@ def _running(state: State) -> str:
 
 def _done(state: State) -> str:
     best = f" Best Dice {state.best_dice:.3f}." if state.best_dice is not None else ""
-    return " ".join(filter(None, [_ENDED.get(state.task, "Done.") + best, state.note]))
+    changed = sum(step["changed"] for step in state.outputs.get("steps", ()))
+    steps = f" {changed} voxels have changed." if "steps" in state.outputs else ""
+    return " ".join(filter(None, [_ENDED.get(state.task, "Done.") + best + steps, state.note]))
 
 
 def _failed(state: State) -> str:

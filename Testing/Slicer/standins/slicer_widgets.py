@@ -5,7 +5,7 @@ What PythonQt does not let a script call (plain C++ methods that are neither slo
 
 from __future__ import annotations
 
-from PySide6.QtCore import Property, Signal
+from PySide6.QtCore import Property, QObject, Signal
 from PySide6.QtWidgets import (
     QComboBox,
     QFrame,
@@ -67,6 +67,19 @@ class ctkCollapsibleButton(QGroupBox):
     collapsed = Property(bool, lambda self: self._collapsed, _collapse)
 
 
+class _Proxy(QObject):
+    """What a selector leaves out of its list."""
+
+    changed = Signal()
+    hiddenNodeIDs = Property(
+        "QStringList", lambda self: self.__dict__.get("_hidden", []), lambda self, ids: self._hide(ids)
+    )
+
+    def _hide(self, ids):
+        self.__dict__["_hidden"] = ids
+        self.changed.emit()
+
+
 class qMRMLNodeComboBox(QWidget):
     """Lists the nodes of some classes in the scene."""
 
@@ -81,7 +94,8 @@ class qMRMLNodeComboBox(QWidget):
         layout.addWidget(self._combo)
         self._combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self._scene, self._tags = None, []
+        self._scene, self._tags, self._proxy = None, [], _Proxy(self)
+        self._proxy.changed.connect(lambda: self._scene and self._fill())
         self._combo.currentIndexChanged.connect(lambda _: self.currentNodeIDChanged.emit(self._id()))
 
     nodeTypes = stored("QStringList", "_types", [])
@@ -107,7 +121,7 @@ class qMRMLNodeComboBox(QWidget):
     def _fill(self, *_):
         if self._scene.IsBatchProcessing():
             return
-        chosen = self._id()
+        chosen, row = self._id(), self._combo.currentIndex()
         self._combo.blockSignals(True)
         self._combo.clear()
         if self.noneEnabled:
@@ -117,20 +131,25 @@ class qMRMLNodeComboBox(QWidget):
             if self._lists(node):
                 self._combo.addItem(node.GetName(), node.GetID())
         index = self._combo.findData(chosen)
-        self._combo.setCurrentIndex(max(0, index))
+        neighbour = max(0, min(row, self._combo.count() - 1))  # as QComboBox does where the chosen row goes
+        self._combo.setCurrentIndex(index if index >= 0 else neighbour)
         self._combo.blockSignals(False)
         if self._id() != chosen:
             self.currentNodeIDChanged.emit(self._id())
 
     def _lists(self, node):
         is_a = node.IsA if self._children_shown() else (lambda name: node.GetClassName() == name)
-        return not node.GetHideFromEditors() and any(is_a(name) for name in self.nodeTypes)
+        is_hidden = node.GetHideFromEditors() or node.GetID() in self._proxy.hiddenNodeIDs
+        return not is_hidden and any(is_a(name) for name in self.nodeTypes)
 
     def _children_shown(self):
         return self.showChildNodeTypes
 
     def _id(self):
         return self._combo.currentData() or ""
+
+    def sortFilterProxyModel(self):
+        return self._proxy
 
     def currentNode(self):
         return self._scene.GetNodeByID(self._id()) if self._id() else None
@@ -177,6 +196,14 @@ class qMRMLSegmentEditorWidget(QFrame):
         self._layout.addWidget(self._list)
 
     unorderedEffectsVisible = stored(bool, "_unordered", True)
+
+    show3DButtonVisible = stored(bool, "_show_3d", True)
+
+    def updateEffectList(self):
+        pass
+
+    def setAutoShowSourceVolumeNode(self, shown):
+        self.shows_by_itself = shown
 
     def setEffectNameOrder(self, names):
         grid = QGridLayout()

@@ -18,6 +18,7 @@ from VolumeSegmanticsLib import io, worker
 from VolumeSegmanticsLib.box import Box
 from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.events import EpochEnded, Progress
+from VolumeSegmanticsLib.tasks import TASKS
 from VolumeSegmanticsLib.volume import LabelMap, Volume
 
 CLASSES = (LabelClass(1, "dark"), LabelClass(2, "bright"))
@@ -51,7 +52,10 @@ def predict_when_told(job, report):
     return predict(job, report)
 
 
-BEHAVIOURS = {"own": {"train": train, "predict": predict}, "wait": {"predict": predict_when_told}}
+BEHAVIOURS = {
+    "own": {"train": train, "predict": predict, "constrain": TASKS["constrain"]},
+    "wait": {"predict": predict_when_told},
+}
 
 if __name__ == "__main__":
     _, behaviour, *_, folder = sys.argv
