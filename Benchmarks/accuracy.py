@@ -1,6 +1,6 @@
 """How good the results are that a user gets on two cores, without a GPU and without pre-trained weights.
 
-    python Benchmarks/accuracy.py DATA-FOLDER [--quick] [NAME …]
+    python Benchmarks/accuracy.py DATA-FOLDER [--quick | --minutes M] [NAME …]
 
 The folder holds one folder a data set, each with ``image.nrrd``, ``label.nrrd`` and label files to learn from.
 Training, prediction and evaluation run as the commands of the README, each in its own process.
@@ -89,9 +89,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("names", nargs="*", help="words of the cases to run; all where none are given")
     parser.add_argument("--quick", action="store_true", help="half a minute of training each")
+    parser.add_argument("--minutes", type=float, help="of training each; on a busy machine, 9 with OMP_NUM_THREADS=1")
     options = parser.parse_args()
     cases = [case for case in CASES if not options.names or any(name in case.name for name in options.names)]
-    rows = [measure(case, options.data, 0.5 if options.quick else case.minutes) for case in cases]
+    minutes = 0.5 if options.quick else options.minutes
+    rows = [measure(case, options.data, minutes or case.minutes) for case in cases]
     heads = ("case", "training, CPU-s", "prediction, CPU-s", "mean Jaccard", "mean Dice", "worst Dice", "aim")
     write_down("Accuracy on two cores", table(heads, rows))
 

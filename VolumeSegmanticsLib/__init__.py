@@ -16,6 +16,7 @@ _PLACES = {
     "train": "api",
     "predict": "api",
     "evaluate": "api",
+    "constrain": "api",
     "read_volume": "io",
     "read_labels": "io",
     "write_volume": "io",

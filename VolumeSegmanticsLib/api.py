@@ -6,26 +6,33 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import io
+from . import constraints, io
+from .big_prediction import predict_in_slabs
+from .box import Box
 from .card import ModelCard
 from .checkpoint import Checkpoint
+from .constraints import Constrained
 from .dataset import CropShape, CropSource, crop_size
 from .errors import InputError, ResourceError, SettingsError
 from .events import EpochEnded, Log, Progress, Report, ignore
 from .intensity import Intensity
+from .io.lazy import LazyArray
 from .jobs import write_atomically
+from .local_prediction import predict_locally
+from .local_training import LocalTrainer
 from .metrics import Scores, score
-from .models import Model, neighbours
-from .prediction import Prediction, predict_volume
+from .models import KINDS, Model, neighbours
+from .planning import Estimate, Run, begin_or_resume, estimate
+from .prediction import Prediction, check, predict_volume
 from .prepare import Prepared, prepare
 from .report import evaluation_picture
 from .settings import PredictSettings, TrainSettings
@@ -36,6 +43,10 @@ from .volume import Grid, LabelMap, Volume
 ImageLike = Volume | NDArray[Any] | str | Path
 LabelsLike = LabelMap | NDArray[Any] | str | Path
 
+BOX_MARGIN = 32
+"""Voxels around a box that are looked at too: as far as its answer depends much on what lies there."""
+
+_NOT_VALIDATED = "Not validated: too few labels to hold any out. Look at the result."
 _PACKAGES = ("volumesegmantics", "torch", "segmentation-models-pytorch", "albumentations", "numpy")
 
 
@@ -65,6 +76,7 @@ def train(
     start_from: Model | str | Path | None = None,
     settings: TrainSettings | None = None,
     report: Report = ignore,
+    after_epoch: Callable[[Model, Volume], object] | None = None,
     **changes: Any,
 ) -> Trained:
     """Train a model on one or several volumes.
@@ -76,6 +88,8 @@ def train(
         start_from: A model, or its file, that training goes on from.
         settings: All settings as one object.
         report: Called with every event of the run; may raise ``Cancelled``.
+        after_epoch: Called with the model as it is after every epoch, and the first image; see ``preview.Previews``.
+            A local model is not ready before its end.
         **changes: Single settings, such as ``epochs=20``.
 
     Raises:
@@ -92,21 +106,56 @@ def train(
     volumes = [_as_volume(image, is_grey=is_grey) for image in _as_list(images)]
     maps = _read_all_labels(_as_list(labels), volumes, settings, report)
     prepared = prepare(volumes, maps, axes=settings.axes, known=parent.card.classes if parent else (), report=report)
-    held_out = hold_out(prepared.label_maps, [c.value for c in prepared.classes], settings.validation_part)
-    model, source = _begin(prepared, held_out, settings, parent)
-    checkpoint = _checkpoint(output, prepared, settings, parent)
-    trainer = Trainer(
-        model, source, settings, is_pretrained=parent is None and settings.weights != "none",
-        report=report, checkpoint=checkpoint,
-    )  # fmt: skip
-    fitted = trainer.run()
+    card = _card_to_begin_with(prepared, settings, parent)
+    checkpoint = None
+    if KINDS[settings.model].is_local:
+        model = _learned_locally(prepared, card, settings, report)
+    else:
+        checkpoint = _checkpoint(output, prepared, settings, parent)
+        watch = (lambda model: after_epoch(model, volumes[0])) if after_epoch else None
+        model = _learned_from_slices(prepared, card, settings, parent, checkpoint, report, watch)
     model.network.cpu()
-    model.card = _final_card(model.card, fitted, held_out, Path(output).stem if output else "")
+    model.card = replace(model.card, name=Path(output).stem if output else "", **_made_now())
     _tell_score(model.card, report)
     path = model.save(output) if output is not None else None
     if checkpoint:
         checkpoint.remove()
     return Trained(model, path)
+
+
+def _learned_locally(prepared: Prepared, card: ModelCard, settings: TrainSettings, report: Report) -> Model:
+    """Train a local model; going on from one is training it anew, which takes seconds."""
+    model, scores, history = LocalTrainer(prepared, card, settings, report).run()
+    meaning = _NOT_VALIDATED if "mean_dice" not in scores else (
+        "Measured on strokes that were held out in turn, each by networks that had not learned it."
+    )  # fmt: skip
+    model.card = replace(
+        model.card, scores={**scores, "meaning": meaning}, history=tuple(_entry(epoch) for epoch in history)
+    )
+    return model
+
+
+def _learned_from_slices(
+    prepared: Prepared,
+    card: ModelCard,
+    settings: TrainSettings,
+    parent: Model | None,
+    checkpoint: Checkpoint | None,
+    report: Report,
+    after_epoch: Callable[[Model], object] | None,
+) -> Model:
+    """Train a network on crops of slices."""
+    held_out = hold_out(prepared.label_maps, [c.value for c in prepared.classes], settings.validation_part)
+    model, source = _begin(prepared, card, held_out, settings, parent)
+    trainer = Trainer(
+        model, source, settings, is_pretrained=parent is None and settings.weights != "none",
+        report=report, checkpoint=checkpoint,
+        after_epoch=lambda: after_epoch(model) if after_epoch else None,
+    )  # fmt: skip
+    fitted = trainer.run()
+    scores = {**fitted.scores, "meaning": _meaning(fitted, held_out), "learning_rate": fitted.learning_rate}
+    model.card = replace(model.card, scores=scores, history=tuple(_entry(epoch) for epoch in fitted.history))
+    return model
 
 
 def predict(
@@ -115,6 +164,7 @@ def predict(
     *,
     output: str | Path | None = None,
     confidence: str | Path | bool = False,
+    box: Sequence[Sequence[int]] | None = None,
     settings: PredictSettings | None = None,
     report: Report = ignore,
     **changes: Any,
@@ -124,8 +174,10 @@ def predict(
     Args:
         image: An array (Z, Y, X), a volume or a file.
         model: A model or its file.
-        output: The label file to write.
+        output: The label file to write. Where the volume is larger than the memory that may be used, the prediction
+            works in slabs beside it, and the same call goes on where an interrupted one was.
         confidence: True to have the confidence too, or the image file to write it to.
+        box: Start and stop of Z, Y and X: only these voxels are segmented, and the result holds no others.
         settings: All settings as one object.
         report: Called with every event of the run; may raise ``Cancelled``.
         **changes: Single settings, such as ``quality="high"``.
@@ -138,14 +190,77 @@ def predict(
         if isinstance(path, str | Path):
             io.check_output(path)
     loaded = _as_model(model)
-    volume = _as_volume(image, is_grey=loaded.card.channels == 1)
-    prediction = predict_volume(volume, loaded, settings, confidence=bool(confidence), report=report)
+    volume = _opened(image, is_grey=loaded.card.channels == 1)
+    wanted = Box.of(box, volume.grid.shape) if box is not None else None
+    if wanted is None and not KINDS[loaded.card.model].is_local:
+        paths = [Path(path) for path in (output, confidence) if isinstance(path, str | Path)]
+        run = begin_or_resume(volume, _source_of(image), loaded, settings, paths if output is not None else [], report)
+        if run is not None:
+            return _predicted_in_slabs(run, volume, loaded, confidence, report)
+    prediction = _predicted(volume, loaded, settings, wanted, confidence=bool(confidence), report=report)
     report(Progress("write", 0, 1))
     if output is not None:
         io.write_labels(output, prediction.labels, report=report)
     if prediction.confidence is not None and not isinstance(confidence, bool):
-        io.write_volume(confidence, Volume(prediction.confidence, volume.grid), report=report)
+        io.write_volume(confidence, Volume(prediction.confidence, prediction.labels.grid), report=report)
     return prediction
+
+
+def _predicted(
+    volume: Volume, model: Model, settings: PredictSettings, box: Box | None, *, confidence: bool, report: Report
+) -> Prediction:
+    """Segment a volume, or a box of it together with what the network sees around it."""
+    predict_ = predict_locally if KINDS[model.card.model].is_local else predict_volume
+    if box is None:
+        whole = Volume(np.asanyarray(volume.array), volume.grid)
+        return predict_(whole, model, settings, confidence=confidence, report=report)
+    around = box.widened(BOX_MARGIN, volume.grid.shape)
+    prediction = predict_(around.of_volume(volume), model, settings, confidence=confidence, report=report)
+    inner = box.seen_from(around.start)
+    sure = None if prediction.confidence is None else prediction.confidence[inner.window]
+    return Prediction(inner.of_labels(prediction.labels), sure)
+
+
+def _predicted_in_slabs(
+    run: Run, volume: Volume, model: Model, confidence: str | Path | bool, report: Report
+) -> Prediction:
+    """Segment a volume larger than the memory; the labels that are returned are read from their file when needed."""
+    prediction = predict_in_slabs(volume, model, run.views, run.unfinished, predictor=run.predictor, report=report)
+    report(Progress("write", 0, 1))
+    path = io.write_labels(run.output, prediction.labels, report=report)
+    sure = None
+    if not isinstance(confidence, bool):
+        io.write_volume(confidence, Volume(cast(Any, prediction.confidence), volume.grid), report=report)
+    elif confidence:
+        sure = np.asarray(prediction.confidence)
+    run.unfinished.remove()
+    labels = prediction.labels
+    in_file = LazyArray(volume.grid.shape, labels.array.dtype, lambda box: _answer(path).array[box])
+    return Prediction(LabelMap(cast(Any, in_file), volume.grid, labels.classes), sure)
+
+
+def plan_prediction(
+    image: ImageLike,
+    model: Model | Trained | str | Path,
+    *,
+    settings: PredictSettings | None = None,
+    **changes: Any,
+) -> Estimate:
+    """Tell what a prediction will take: how it is divided, memory, disk and time. A few seconds are spent on trying it.
+
+    Arguments are those of ``predict``.
+
+    Raises:
+        ResourceError: It cannot be made to fit into the memory; the hint says what would.
+        SettingsError: The model is a local one, which is not planned yet.
+    """
+    settings = replace(settings or PredictSettings(), **_known(PredictSettings, changes))
+    loaded = _as_model(model)
+    if KINDS[loaded.card.model].is_local:
+        raise SettingsError("Local models have no plan.", "They are predicted box by box, with all of it in memory.")
+    volume = _opened(image, is_grey=loaded.card.channels == 1)
+    check(volume, loaded)
+    return estimate(volume, loaded, settings)
 
 
 def evaluate(
@@ -175,6 +290,41 @@ def evaluate(
         write_atomically(_folder(output) / "scores.json", json.dumps(scores.to_dict(), indent=2))
         evaluation_picture(Path(output) / "evaluation.png", answer, known, scores)
     return scores
+
+
+def constrain(
+    labels: LabelsLike | Prediction,
+    rules: str | Sequence[str],
+    *,
+    output: str | Path | None = None,
+    unpainted: str = "background",
+    topology: bool = True,
+    report: Report = ignore,
+) -> Constrained:
+    """Make rules hold in labels: sizes, holes, order and distances of materials.
+
+    Args:
+        labels: An array, a label map, a file, or what ``predict`` returned; not changed.
+        rules: Such as ``["min-size pores 50", "inside pores matrix"]``; see ``constraints.usages``. They are applied in
+            an order of their own.
+        output: The label file to write.
+        unpainted: What 0 means: ``"ignore"``, ``"background"``, or ``"auto"`` by the kind of file.
+        topology: Whether objects, cavities and tunnels are counted, before and after.
+        report: Called with every event of the run; may raise ``Cancelled``.
+
+    Raises:
+        SettingsError: A rule cannot be read; the hint says how to write it.
+        InputError: A rule is about a class that the labels do not have.
+    """
+    parsed = constraints.parse(rules)
+    if output is not None:
+        io.check_output(output)
+    given = labels.labels if isinstance(labels, Prediction) else _as_label_map(labels, unpainted, None, report)
+    made = constraints.apply(given, parsed, with_topology=topology, report=report)
+    if output is not None:
+        report(Progress("write", 0, 1))
+        io.write_labels(output, made.labels, report=report)
+    return made
 
 
 def _answer(prediction: LabelsLike) -> LabelMap:
@@ -207,6 +357,18 @@ def _as_volume(image: ImageLike, *, is_grey: bool) -> Volume:
     return io.grey(volume) if is_grey and volume.channels > 1 else volume
 
 
+def _opened(image: ImageLike, *, is_grey: bool) -> Volume:
+    """Return a volume that is read when it is needed, where its format permits."""
+    if not isinstance(image, str | Path):
+        return _as_volume(image, is_grey=is_grey)
+    volume = io.open_volume(image)
+    return io.lazily_grey(volume) if is_grey and volume.channels > 1 else volume
+
+
+def _source_of(image: ImageLike) -> Path | None:
+    return io.source_of(image) if isinstance(image, str | Path) else None
+
+
 def _as_label_map(labels: LabelsLike, unpainted: str, grid: Grid | None, report: Report) -> LabelMap:
     if isinstance(labels, str | Path):
         return io.read_labels(labels, unpainted=unpainted, grid=grid, report=report)
@@ -235,10 +397,7 @@ def _as_model(model: Model | Trained | str | Path) -> Model:
 
 def _structure_of(parent: Model, settings: TrainSettings, report: Report) -> TrainSettings:
     """Return the settings with what cannot change when training goes on from a model."""
-    theirs = {
-        n: parent.card.settings[n]
-        for n in ("model", "architecture", "encoder", "encoder_depth", "full_resolution", "neighbours")
-    }
+    theirs = {name: parent.card.settings[name] for name in KINDS[parent.card.model].structure}
     asked = settings.changed()
     for name, value in theirs.items():
         if name in asked and asked[name] != value:
@@ -249,10 +408,8 @@ def _structure_of(parent: Model, settings: TrainSettings, report: Report) -> Tra
     return replace(settings, **theirs)
 
 
-def _begin(
-    prepared: Prepared, held_out: HoldOut | None, settings: TrainSettings, parent: Model | None
-) -> tuple[Model, CropSource]:
-    """Return the model to train and the source of its crops."""
+def _card_to_begin_with(prepared: Prepared, settings: TrainSettings, parent: Model | None) -> ModelCard:
+    """Return what is known about a model before it has learned anything."""
     images = [example.image for example in prepared.examples]
     intensity = Intensity.from_dict(parent.card.intensity) if parent else Intensity.measure(images)
     card = ModelCard(
@@ -271,12 +428,20 @@ def _begin(
             f"The image has {card.channels} channels, the model to start from takes {parent.card.channels}.",
             "Choose another model, or read the image as grey values.",
         )
+    return card
+
+
+def _begin(
+    prepared: Prepared, card: ModelCard, held_out: HoldOut | None, settings: TrainSettings, parent: Model | None
+) -> tuple[Model, CropSource]:
+    """Return the model to train and the source of its crops."""
     size = crop_size(prepared.examples, settings.crop_size, 32)
     torch.manual_seed(settings.seed)
     model = Model.new(card, size=size, weights="none" if parent else settings.weights)
     if parent is not None:
         model.take_over(parent)
     shape = CropShape(crop_size(prepared.examples, settings.crop_size, model.multiple), neighbours(card))
+    intensity = Intensity.from_dict(card.intensity)
     return model, CropSource(prepared.examples, held_out, intensity, shape, settings.seed)
 
 
@@ -295,20 +460,15 @@ def _checkpoint(
     return Checkpoint(path.with_name(f"{path.stem}.unfinished{path.suffix}"), digest.hexdigest())
 
 
-def _final_card(card: ModelCard, fitted: Fitted, held_out: HoldOut | None, name: str) -> ModelCard:
-    return replace(
-        card,
-        name=name,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        scores={**fitted.scores, "meaning": _meaning(fitted, held_out), "learning_rate": fitted.learning_rate},
-        history=tuple(_entry(epoch) for epoch in fitted.history),
-        versions=_versions(),
-    )
+def _made_now() -> dict[str, Any]:
+    """Return when and with what a model was made."""
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {"created": created, "versions": _versions()}
 
 
 def _meaning(fitted: Fitted, held_out: HoldOut | None) -> str:
     if not fitted.scores or held_out is None:
-        return "Not validated: too few labels to hold any out. Look at the result."
+        return _NOT_VALIDATED
     if held_out.for_good:
         return "Measured on held-out labels that the model never learned from."
     return (

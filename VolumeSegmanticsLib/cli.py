@@ -1,4 +1,4 @@
-"""The command line: ``volseg train``, ``predict``, ``evaluate``, ``demo``, ``info``, ``run``."""
+"""The command line: ``volseg train``, ``predict``, ``evaluate``, ``constrain``, ``demo``, ``info``, ``run``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from . import __version__, worker
 from .errors import Cancelled, InputError, SettingsError, VolumeSegmanticsError
 from .events import Event, Report
 from .progress import ProgressLine
-from .settings import PredictSettings, Settings, TrainSettings
+from .settings import UNPAINTED, PredictSettings, Settings, TrainSettings
 
 DONE, BUG, MENDABLE, CANCELLED = 0, 1, 2, 3
 
 _TRAIN_FLAGS = ("model", "encoder", "weights", "unpainted", "axes", "device", "epochs", "max_minutes")
-_PREDICT_FLAGS = ("quality", "axes", "fusion", "precision", "device")
+_PREDICT_FLAGS = ("quality", "axes", "fusion", "memory", "precision", "device")
 
 
 def run_and_exit() -> None:
@@ -93,6 +93,10 @@ def _predict(options: argparse.Namespace, report: Report) -> None:
     from . import api
 
     settings = _settings(PredictSettings, options, _PREDICT_FLAGS)
+    if options.plan:
+        estimate = api.plan_prediction(options.image, options.model, settings=settings)
+        _tell(options, estimate.to_dict(), f"{estimate.text()}\n")
+        return
     api.predict(
         options.image, options.model, output=options.output, confidence=options.confidence or False,
         settings=settings, report=report,
@@ -110,6 +114,16 @@ def _evaluate(options: argparse.Namespace, report: Report) -> None:
         options.prediction, options.truth, output=options.output, unpainted=options.unpainted, report=report
     )
     _tell(options, scores.to_dict(), scores.table() + "\n")
+
+
+def _constrain(options: argparse.Namespace, report: Report) -> None:
+    from . import api
+
+    made = api.constrain(
+        options.labels, options.rule, output=options.output, unpainted=options.unpainted, topology=options.topology,
+        report=report,
+    )  # fmt: skip
+    _tell(options, {"labels": str(options.output), **made.to_dict()}, f"{options.output}\n{made.table()}\n")
 
 
 def _demo(options: argparse.Namespace, report: Report) -> None:
@@ -208,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("model", metavar="MODEL")
     predict.add_argument("-o", "--output", type=Path, required=True, metavar="LABELS", help="the label file to write")
     predict.add_argument("--confidence", metavar="FILE", help="also write how sure the model is, in percent")
+    predict.add_argument("--plan", action="store_true", help="only tell what it will take: memory, disk and time")
     _add_flags(predict, PredictSettings, _PREDICT_FLAGS)
 
     evaluate = _command(commands, "evaluate", _evaluate, "compare a prediction with the truth")
@@ -215,6 +230,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("truth", metavar="TRUTH", help="voxels of 255 are left out")
     evaluate.add_argument("-o", "--output", metavar="FOLDER", help="write scores.json and a picture here")
     evaluate.add_argument("--unpainted", default="auto", choices=("auto", "ignore", "background"), help="what 0 means")
+
+    constrain = _command(commands, "constrain", _constrain, "make sizes, order and distances of materials hold")
+    constrain.add_argument("labels", metavar="LABELS")
+    constrain.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the label file to write")
+    constrain.add_argument("--rule", action="append", required=True, metavar="RULE", help="repeat it for several")
+    constrain.add_argument("--rules", action=_TellRules, nargs=0, help="list the rules, and end")
+    constrain.add_argument("--unpainted", default="background", choices=UNPAINTED, help="what 0 means (background)")
+    constrain.add_argument("--no-topology", dest="topology", action="store_false", help="do not count objects")
 
     demo = _command(commands, "demo", _demo, "simulate, paint, train, predict, evaluate: the whole round")
     demo.add_argument("-o", "--output", default="demo", metavar="FOLDER", help="where it leaves everything (demo)")
@@ -237,12 +260,23 @@ def _command(
     return parser
 
 
+class _TellRules(argparse.Action):
+    """Lists the rules of ``constrain``; only then is what they need loaded."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from .constraints import usages
+
+        sys.stdout.write(f"{usages()}\n")
+        parser.exit()
+
+
 def _add_flags(parser: argparse.ArgumentParser, kind: type[Settings], flags: Sequence[str]) -> None:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in flags:
         field = fields[name]
         metavar = "|".join(field.metadata["choices"] or [name.upper()])
-        help = f"{field.metadata['help']} ({field.default})".replace("%", "%%")
+        default = f" ({field.default})" if field.default != "" else ""
+        help = f"{field.metadata['help']}{default}".replace("%", "%%")
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar=metavar, help=help)
     others = ", ".join(name for name in fields if name not in flags)
     parser.add_argument("--set", action="append", metavar="FIELD=VALUE", help=f"any other setting: {others}")

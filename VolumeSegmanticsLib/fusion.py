@@ -73,9 +73,9 @@ class MaxFusion:
         self._best = np.zeros(shape, np.uint8)
         self._probability = np.zeros(shape, np.uint16)
 
-    def seen_through(self, view: View) -> _MaxTarget:
+    def seen_through(self, view: View) -> MaxTarget:
         """Return the fusion as slices of a view."""
-        return _MaxTarget(view.of(self._best), view.of(self._probability))
+        return MaxTarget(view.of(self._best), view.of(self._probability))
 
     def labels(self) -> NDArray[np.uint8]:
         """Return the class index of every voxel; the array itself, not a copy."""
@@ -87,7 +87,14 @@ class MaxFusion:
 
 
 @dataclass(frozen=True)
-class _MaxTarget:
+class MaxTarget:
+    """Class and probability of every voxel, seen as slices.
+
+    Attributes:
+        best: uint8 (N, H, W).
+        probability: uint16 (N, H, W).
+    """
+
     best: NDArray[np.uint8]
     probability: NDArray[np.uint16]
 

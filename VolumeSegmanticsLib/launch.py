@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import fnmatch
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from typing import IO
 from .errors import WorkerError
 from .events import TERMINAL, Event, Failed, Log, Preview, Progress, WasCancelled, from_json
 from .jobs import LOG_FILE, forget_result, read_result
+from .messages import Message, to_json
 from .process_tree import KILL_SECONDS, kill_tree
 
 GRACE_SECONDS = 5.0
@@ -89,6 +92,7 @@ class WorkerProcess:
         self._changed = threading.Condition()
         self._facts: set[_Fact] = set()
         self._events: deque[Event] = deque()
+        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._answer: Event | None = None
         self._ending: Event | None = None
         self._last_words: deque[str] = deque(maxlen=TAIL_LINES)
@@ -101,7 +105,7 @@ class WorkerProcess:
         )
         self._threads = [
             threading.Thread(target=target, name=f"worker {self.pid} {target.__name__}", daemon=True)
-            for target in (self._read, self._await_exit, self._end)
+            for target in (self._read, self._write, self._await_exit, self._end)
         ]
         for thread in self._threads:
             thread.start()
@@ -135,6 +139,10 @@ class WorkerProcess:
         self._wait_for(lambda: not self.is_running, timeout)
         return self._ending
 
+    def send(self, message: Message) -> None:
+        """Tell the worker something; one that has ended does not hear it."""
+        self._outgoing.put(message)
+
     def stop(self) -> None:
         """Ask the worker to stop; it is killed where it does not within the grace period."""
         self._note(_Fact.STOP)
@@ -150,7 +158,7 @@ class WorkerProcess:
         for thread in self._threads:
             thread.join(KILL_SECONDS)
 
-    # One thread each: what the worker says, that its process ends, and what follows from either.
+    # One thread each: what the worker says, what it is told, that its process ends, and what follows from either.
 
     def _read(self) -> None:
         output = _pipe(self._process.stdout)
@@ -161,6 +169,13 @@ class WorkerProcess:
         finally:
             self._note(_Fact.SILENT)
 
+    def _write(self) -> None:
+        stdin = _pipe(self._process.stdin)
+        for message in iter(self._outgoing.get, None):
+            with contextlib.suppress(OSError):  # it has ended
+                stdin.write(to_json(message).encode() + b"\n")
+        stdin.close()
+
     def _await_exit(self) -> None:
         self._process.wait()
         self._note(_Fact.EXITED)
@@ -168,7 +183,7 @@ class WorkerProcess:
     def _end(self) -> None:
         self._wait_for(lambda: bool(self._facts))
         was_asked = not self._facts.isdisjoint(_ASKED)
-        _pipe(self._process.stdin).close()
+        self._outgoing.put(None)  # which closes stdin
         self._wait_for(lambda: self._facts >= _GONE or _Fact.KILL in self._facts, self.grace_seconds)
         was_killed = not self._facts >= _GONE
         kill_tree(self.pid)  # where the worker is gone, what it has left behind

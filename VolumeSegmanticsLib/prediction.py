@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import devices
+from .blocks import tiles
 from .dataset import plane_scale
 from .errors import ModelError, ResourceError
 from .events import Log, Progress, Report, ignore
-from .fusion import FULL, FUSIONS, Answer, Fusion
+from .fusion import FULL, FUSIONS, Answer, Target
 from .intensity import Intensity
 from .models import Model, neighbours, standardised
 from .models.folding import folded
 from .settings import PredictSettings
 from .slicing import planes
-from .views import View, views
+from .threads import shared_fairly
+from .views import views
 from .volume import LabelMap, Volume
 
-_BATCH_PIXELS = {"cpu": 2**17, "mps": 2**20, "cuda": 2**22}
+BATCH_PIXELS = {"cpu": 2**17, "mps": 2**20, "cuda": 2**22}
 """Pixels in one batch, if nobody says otherwise: on a CPU few, so that what a layer leaves stays in the cache."""
 
 _FOLDING_SIDE = 128  # px; some networks take no less
@@ -126,35 +129,80 @@ def predict_volume(
     check(image, model)
     if remark := Intensity.from_dict(model.card.intensity).remark_on(image):
         report(Log("warning", remark))
-    seen = views(settings.quality, _axes(image, model, settings))
+    seen = views(settings.quality, seen_axes(image, model, settings))
     predictor = Predictor(model, settings)
     fusion = FUSIONS[settings.fusion](image.grid.shape, len(model.card.classes), len(seen))
     total = sum(image.grid.shape[view.axis] for view in seen)
     steps = Steps(total, report)
-    for view in seen:
-        _predict_view(image, view, predictor, fusion, settings.batch_size, steps)
+    with shared_fairly(predictor.device) as adapt_threads:
+        for view in seen:
+            adapt_threads()
+            slices = view.of(image.array)
+            scale = plane_scale(view, image.grid.spacing)
+            size = settings.batch_size or batch_size(slices.shape, scale, predictor)
+            for count in answer_slices(
+                slices, fusion.seen_through(view), slice(0, len(slices)), predictor, scale=scale, size=size,
+                every=fusion.needs_all,
+            ):  # fmt: skip
+                steps.done(count)
     sure = fusion.confidence() if confidence else None
     return Prediction(_as_label_map(fusion.labels(), image, model), sure)
 
 
-def _predict_view(image: Volume, view: View, predictor: Predictor, fusion: Fusion, wanted: int, steps: Steps) -> None:
-    """Send all slices of a view through the network, in batches that are halved when memory runs out."""
-    slices, target = view.of(image.array), fusion.seen_through(view)
-    scale = plane_scale(view, image.grid.spacing)
-    size = wanted or batch_size(slices.shape, scale, predictor)
-    start = 0
-    while start < len(slices):
-        batch = slice(start, min(start + size, len(slices)))
+def answer_slices(
+    slices: NDArray[Any],
+    target: Target,
+    span: slice,
+    predictor: Predictor,
+    *,
+    scale: tuple[float, float],
+    size: int,
+    tile: int = 0,
+    every: bool = False,
+) -> Iterator[int]:
+    """Send slices through the network and into a fusion, in batches that are halved when memory runs out.
+
+    Args:
+        slices: (N, H, W[, C]), with the neighbours that the network sees.
+        target: Takes the answers; it begins with the first slice of the span.
+        span: Which slices.
+        predictor: Answers.
+        scale: As ``Predictor.answer`` takes it.
+        size: Slices in a batch.
+        tile: Pixels of a slice, along each side, that the network sees at a time; 0 = all of them.
+        every: Also ask for the probabilities of every class.
+
+    Yields:
+        After every batch how many slices it held.
+    """
+    start = span.start
+    while start < span.stop:
+        batch = slice(start, min(start + size, span.stop))
         try:
-            answer = predictor.answer(_gather(slices, batch, predictor), scale, every=fusion.needs_all)
+            answer = _answer(_gather(slices, batch, predictor), predictor, scale, tile, every=every)
         except (RuntimeError, MemoryError) as error:
             if not devices.is_out_of_memory(error):
                 raise
             size = _halved(size, slices.shape, predictor)
             continue
-        target.add(batch, answer)
+        target.add(slice(batch.start - span.start, batch.stop - span.start), answer)
         start = batch.stop
-        steps.done(batch.stop - batch.start)
+        yield batch.stop - batch.start
+
+
+def _answer(
+    slices: NDArray[np.float32], predictor: Predictor, scale: tuple[float, float], tile: int, *, every: bool
+) -> Answer:
+    """Return the answer for some slices, put together from tiles where they are too large for the memory."""
+    if not tile:
+        return predictor.answer(slices, scale, every=every)
+    best, probability = np.empty(slices.shape[:3], np.uint8), np.empty(slices.shape[:3], np.uint16)
+    for seen, kept in tiles(slices.shape[1:3], tile):
+        part = predictor.answer(np.ascontiguousarray(slices[(slice(None), *seen)]), scale, every=False)
+        inner = (slice(None), *(slice(k.start - s.start, k.stop - s.start) for s, k in zip(seen, kept, strict=True)))
+        best[(slice(None), *kept)] = part.best[inner]
+        probability[(slice(None), *kept)] = part.probability[inner]
+    return Answer(best, probability)
 
 
 def _gather(slices: NDArray[Any], batch: slice, predictor: Predictor) -> NDArray[np.float32]:
@@ -174,7 +222,7 @@ def _gather(slices: NDArray[Any], batch: slice, predictor: Predictor) -> NDArray
 def batch_size(shape: tuple[int, ...], scale: tuple[float, float], predictor: Predictor) -> int:
     """Return how many slices go into one batch, if nobody says otherwise; ``shape`` is that of the slices (N, H, W)."""
     pixels = shape[1] * scale[0] * shape[2] * scale[1]
-    return int(np.clip(_BATCH_PIXELS[predictor.device.type] // pixels, 1, shape[0]))
+    return int(np.clip(BATCH_PIXELS[predictor.device.type] // pixels, 1, shape[0]))
 
 
 def _halved(size: int, shape: tuple[int, ...], predictor: Predictor) -> int:
@@ -210,11 +258,17 @@ def _as_uint16(probabilities: Tensor) -> NDArray[np.uint16]:
 
 def _as_label_map(indices: NDArray[np.uint8], image: Volume, model: Model) -> LabelMap:
     """Turn class indices into class values, in place plane by plane."""
-    values = np.zeros(256, np.uint8)
-    values[: len(model.card.classes)] = [c.value for c in model.card.classes]
+    values = class_values(model)
     for plane in indices:
         plane[...] = values[plane]
     return LabelMap(indices, image.grid, model.card.classes)
+
+
+def class_values(model: Model) -> NDArray[np.uint8]:
+    """Return a table (256,): index of a class to its value."""
+    values = np.zeros(256, np.uint8)
+    values[: len(model.card.classes)] = [c.value for c in model.card.classes]
+    return values
 
 
 def check(image: Volume, model: Model) -> None:
@@ -230,7 +284,8 @@ def check(image: Volume, model: Model) -> None:
         )
 
 
-def _axes(image: Volume, model: Model, settings: PredictSettings) -> str:
+def seen_axes(image: Volume, model: Model, settings: PredictSettings) -> str:
+    """Return the letters of the axes that are looked along."""
     if settings.axes != "auto":
         return planes(image.grid, settings.axes)
     learned = "".join(a for a in planes(image.grid, "all") if a in model.card.axes)
@@ -238,18 +293,19 @@ def _axes(image: Volume, model: Model, settings: PredictSettings) -> str:
 
 
 class Steps:
-    """Counts slices, or voxels, and tells how long the rest will take."""
+    """Counts slices, or voxels, and tells how long the rest will take; ``before`` are done by an earlier run."""
 
-    def __init__(self, total: int, report: Report) -> None:
-        self._total, self._done, self._report = total, 0, report
+    def __init__(self, total: int, report: Report, *, before: int = 0) -> None:
+        self._total, self._done, self._before, self._report = total, before, before, report
         self._start = time.monotonic()
-        report(Progress("predict", 0, total))
+        report(Progress("predict", before, total))
 
     def done(self, count: int) -> None:
         """Tell that so many more are done."""
         self._done += count
         seconds = time.monotonic() - self._start
-        self._report(Progress("predict", self._done, self._total, seconds / self._done * (self._total - self._done)))
+        rest = seconds / (self._done - self._before) * (self._total - self._done)
+        self._report(Progress("predict", self._done, self._total, rest))
 
 
 __all__ = ["Prediction", "Predictor", "predict_volume"]

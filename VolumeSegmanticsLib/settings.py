@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from . import memory
 from .errors import SettingsError
 
-MODELS = ("unet2d", "unet25d")
+SLICE_MODELS = ("unet2d", "unet25d")
+MODELS = (*SLICE_MODELS, "local")
 ARCHITECTURES = (
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
     "Segformer", "DPT",
@@ -39,10 +42,21 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
     unit: str = "",
+    models: tuple[str, ...] = (),
 ) -> Any:
-    """Declare a field of a settings class: its default, what it does, and which values it takes."""
-    facts = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "unit": unit}
+    """Declare a field of a settings class: its default, what it does, which values it takes, which models have it.
+
+    Without ``models`` all have it.
+    """
+    facts = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "unit": unit, "models": models}
     return dataclasses.field(default=default, metadata=facts)
+
+
+of_slices = functools.partial(setting, models=SLICE_MODELS)
+"""Declare a field that only networks that look at slices have."""
+
+of_local = functools.partial(setting, models=("local",))
+"""Declare a field that only the local model has."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,6 +92,21 @@ class Settings:
         """Return all fields as JSON-able values."""
         return dataclasses.asdict(self)
 
+    def check_for(self, model: str) -> None:
+        """Check that nothing was chosen that a model does not have.
+
+        Raises:
+            SettingsError: With the models that have it.
+        """
+        changed = self.changed()
+        for field in dataclasses.fields(self):
+            models = field.metadata["models"]
+            if field.name in changed and models and model not in models:
+                raise SettingsError(
+                    f'The model "{model}" has no setting {field.name}.',
+                    f"Leave {field.name} out, or use {' or '.join(models)}.",
+                )
+
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value!r}" for name, value in self.changed().items())
         return f"{type(self).__name__}({told})"
@@ -98,57 +127,72 @@ class Settings:
 class TrainSettings(Settings):
     """How a model is trained."""
 
-    model: str = setting("unet2d", "unet2d sees single slices; unet25d sees their neighbours too.", choices=MODELS)
-    architecture: str = setting("Unet", "Decoder, by its name in segmentation-models-pytorch.", choices=ARCHITECTURES)
-    encoder: str = setting("resnet34", "Encoder, by its name in segmentation-models-pytorch or timm (tu-…).")
-    encoder_depth: int = setting(0, "Stages of the encoder; 0 = what suits the architecture.", minimum=0, maximum=5)
-    full_resolution: bool = setting(True, "Join the pixels themselves to the decoder: sharper edges from strokes.")
+    model: str = setting(
+        "unet2d", "unet2d sees slices, unet25d neighbours too, local learns in seconds.", choices=MODELS
+    )
+    architecture: str = of_slices("Unet", "Decoder, by its name in segmentation-models-pytorch.", choices=ARCHITECTURES)
+    encoder: str = of_slices("resnet34", "Encoder, by its name in segmentation-models-pytorch or timm (tu-…).")
+    encoder_depth: int = of_slices(0, "Stages of the encoder; 0 = what suits the architecture.", minimum=0, maximum=5)
+    full_resolution: bool = of_slices(True, "Join the pixels themselves to the decoder: sharper edges from strokes.")
     weights: str = setting("imagenet", '"imagenet", "none", another name that the encoder offers, or a local file.')
-    neighbours: int = setting(1, "unet25d: slices seen on each side.", minimum=1, maximum=15, unit="slices")
+    neighbours: int = setting(
+        1, "unet25d: slices seen on each side.", minimum=1, maximum=15, unit="slices", models=("unet25d",)
+    )
+    octaves: int = of_local(0, "local: scales that are looked at; 0 = tried on held-out labels.", minimum=0, maximum=4)
+    members: int = of_local(4, "local: tiny networks that answer together.", minimum=1, maximum=64)
+    width: int = of_local(24, "local: units in the first layer of a tiny network.", minimum=2, maximum=512)
+    smoothing: int = of_local(1, "local: rounds of smoothing that keeps edges.", minimum=0, maximum=4, unit="rounds")
+    rarity: str = of_local("auto", 'local: how much rarer classes are than painted: "auto", "none", or "Pore=20, …".')
     channels: str = setting("keep", "Colour images: keep their channels, or take them as grey.", choices=CHANNELS)
-    axes: str = setting("all", 'Planes that are learned: "all", or letters such as "z" or "zy".')
+    axes: str = of_slices("all", 'Planes that are learned: "all", or letters such as "z" or "zy".')
     unpainted: str = setting("auto", "What the value 0 in label files means.", choices=UNPAINTED)
-    epochs: int = setting(40, "Rounds of training at most.", minimum=1, maximum=100_000)
-    max_minutes: float = setting(0.0, "Time limit; 0 = none.", minimum=0, maximum=100_000, unit="min")
-    crops_per_epoch: int = setting(512, "Crops that one epoch learns from.", minimum=1, maximum=1_000_000)
-    crop_size: int = setting(64, "Side of a crop, at the scale of the image.", minimum=32, maximum=4096, unit="px")
-    batch_size: int = setting(8, "Crops that are learned from together.", minimum=2, maximum=1024)
-    loss: str = setting("auto", "What is minimised; auto: strokes cross-entropy, else with Dice.", choices=LOSSES)
-    class_weights: str = setting("none", "How much rare classes count more in the loss.", choices=CLASS_WEIGHTS)
-    learning_rate: float = setting(0.0, "Highest learning rate; 0 = found by a range test.", minimum=0, maximum=1)
-    encoder_rate: float = setting(0.3, "Learning rate of a pre-trained encoder as a part.", minimum=0, maximum=1)
-    weight_decay: float = setting(1e-2, "AdamW's weight decay.", minimum=0, maximum=1)
-    frozen_part: float = setting(0.2, "Part of the training with a pre-trained encoder frozen.", minimum=0, maximum=1)
+    epochs: int = of_slices(40, "Rounds of training at most.", minimum=1, maximum=100_000)
+    max_minutes: float = of_slices(0.0, "Time limit; 0 = none.", minimum=0, maximum=100_000, unit="min")
+    crops_per_epoch: int = of_slices(512, "Crops that one epoch learns from.", minimum=1, maximum=1_000_000)
+    crop_size: int = of_slices(64, "Side of a crop, at the scale of the image.", minimum=32, maximum=4096, unit="px")
+    batch_size: int = of_slices(8, "Crops that are learned from together.", minimum=2, maximum=1024)
+    loss: str = of_slices("auto", "What is minimised; auto: strokes cross-entropy, else with Dice.", choices=LOSSES)
+    class_weights: str = of_slices("none", "How much rare classes count more in the loss.", choices=CLASS_WEIGHTS)
+    edge_weight: float = of_slices(0.5, "Strokes: pull of the image's edges on those learned.", minimum=0, maximum=100)
+    learning_rate: float = of_slices(0.0, "Highest learning rate; 0 = found by a range test.", minimum=0, maximum=1)
+    encoder_rate: float = of_slices(0.3, "Learning rate of a pre-trained encoder as a part.", minimum=0, maximum=1)
+    weight_decay: float = of_slices(1e-2, "AdamW's weight decay.", minimum=0, maximum=1)
+    frozen_part: float = of_slices(0.2, "Part of the training with a pre-trained encoder frozen.", minimum=0, maximum=1)
     validation_part: float = setting(0.2, "Part of the labels held out; 0 = none.", minimum=0, maximum=0.5)
-    patience: int = setting(20, "Epochs without a better score before it stops.", minimum=1, maximum=100_000)
-    augment: str = setting("all", f'"all", "none", or some of: {" ".join(AUGMENTATIONS)}.')
-    precision: str = setting("auto", "Arithmetic; auto = the fastest that is good enough.", choices=PRECISIONS)
+    patience: int = of_slices(20, "Epochs without a better score before it stops.", minimum=1, maximum=100_000)
+    augment: str = of_slices("all", f'"all", "none", or some of: {" ".join(AUGMENTATIONS)}.')
+    precision: str = of_slices("auto", "Arithmetic; auto = the fastest that is good enough.", choices=PRECISIONS)
     device: str = setting("auto", '"auto", "cpu", "cuda", "cuda:1", "mps".')
-    seed: int = setting(0, "Runs with the same seed repeat.", minimum=0, maximum=2**31 - 1)
+    seed: int = setting(0, "Runs of one seed repeat; beside other programs, to rounding.", minimum=0, maximum=2**31 - 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         axis_letters(self.axes)
         augmentations(self.augment)
-        if self.model == "unet2d" and "neighbours" in self.changed():
-            raise SettingsError("unet2d sees no neighbouring slices.", "Leave neighbours out, or use unet25d.")
+        self.check_for(self.model)
+        rarities(self.rarity)
+        if self.model == "local" and self.weights not in ("imagenet", "none"):
+            raise SettingsError("local starts from no weights.", "Leave weights out.")
 
 
 @dataclass(frozen=True, repr=False)
 class PredictSettings(Settings):
     """How a model is applied."""
 
-    quality: str = setting("medium", "low: 1 view, medium: each axis, high: every symmetric view.", choices=QUALITIES)
-    axes: str = setting("auto", '"auto": those that the model learned; "all", or letters such as "z" or "zy".')
-    fusion: str = setting("max", "How several views become one answer.", choices=FUSIONS)
-    batch_size: int = setting(0, "Slices in one batch; 0 = found by itself.", minimum=0, maximum=4096)
-    precision: str = setting("auto", "Arithmetic; auto = float16 on CUDA, else float32.", choices=PRECISIONS)
+    quality: str = of_slices("medium", "low: 1 view, medium: each axis, high: every symmetric view.", choices=QUALITIES)
+    axes: str = of_slices("auto", '"auto": those that the model learned; "all", or letters such as "z" or "zy".')
+    fusion: str = of_slices("max", "How several views become one answer.", choices=FUSIONS)
+    batch_size: int = of_slices(0, "Slices in one batch; 0 = found by itself.", minimum=0, maximum=4096)
+    precision: str = of_slices("auto", "Arithmetic; auto = float16 on CUDA, else float32.", choices=PRECISIONS)
+    memory: str = of_slices("", 'Most that may be used, such as "4GB"; empty = half of what is free.')
     device: str = setting("auto", '"auto", "cpu", "cuda", "cuda:1", "mps".')
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.axes != "auto":
             axis_letters(self.axes)
+        if self.memory:
+            memory.parse(self.memory)
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,6 +200,23 @@ class EvaluateSettings(Settings):
     """How a prediction is compared with the truth."""
 
     unpainted: str = setting("auto", "What the value 0 in the truth means.", choices=UNPAINTED)
+
+
+@dataclass(frozen=True, repr=False)
+class SimulateSettings(Settings):
+    """What is simulated."""
+
+    seed: int = setting(0, "Tomograms of the same seed are the same.", minimum=0, maximum=2**31 - 1)
+    strokes: bool = setting(True, "Also paint the strokes of a user.")
+
+
+@dataclass(frozen=True, repr=False)
+class ConstrainSettings(Settings):
+    """What is made to hold in a segmentation."""
+
+    rules: str = setting("", 'Rules such as "min-size pores 50", with semicolons or line ends between them.')
+    unpainted: str = setting("background", "What the value 0 in the labels means.", choices=UNPAINTED)
+    topology: bool = setting(True, "Count objects, cavities and tunnels of every class, before and after.")
 
 
 def axis_letters(axes: str) -> str:
@@ -173,6 +234,20 @@ def augmentations(augment: str) -> tuple[str, ...]:
     if unknown:
         raise SettingsError(f'There is no augmentation "{unknown[0]}".', f"There are: {', '.join(AUGMENTATIONS)}.")
     return names
+
+
+def rarities(rarity: str) -> dict[str, float]:
+    """Return the factors that a setting names: class name to how many times rarer the class is than painted."""
+    pairs = [pair.rpartition("=") for pair in rarity.split(",")] if rarity not in ("auto", "none") else []
+    try:
+        factors = {name.strip(): float(factor) for name, _, factor in pairs}
+    except ValueError:
+        factors = {"": 0.0}
+    if not all(name and 0 < factor < float("inf") for name, factor in factors.items()):
+        raise SettingsError(
+            f'The setting rarity is "{rarity}".', 'Use "auto", "none", or factors such as "Pore=20, Fibre=2".'
+        )
+    return factors
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -5,11 +5,15 @@ task      inputs                                     outputs
 ========  =========================================  ==================================
 train     images, labels (lists, in pairs),          model
           start_from (optional)
-predict   image, model                               labels, confidence (optional)
+predict   image, model, box (optional)               labels, confidence (optional)
 evaluate  prediction, truth                          folder
+constrain labels                                     labels
+simulate                                             image, strokes (if the settings want them)
 ========  =========================================  ==================================
 
-The settings of a job are those of ``TrainSettings``, ``PredictSettings``, and for evaluate ``unpainted``.
+The settings of a job are those of ``TrainSettings``, ``PredictSettings``, ``EvaluateSettings``,
+``ConstrainSettings`` and ``SimulateSettings``. What needs torch is imported when a task runs: simulating works before
+it is installed.
 """
 
 from __future__ import annotations
@@ -18,15 +22,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import api
+from . import io, simulate
 from .errors import InputError
-from .events import Report
+from .events import Progress, Report
 from .jobs import Job
-from .settings import EvaluateSettings, PredictSettings, TrainSettings
+from .settings import ConstrainSettings, EvaluateSettings, PredictSettings, SimulateSettings, TrainSettings
 
 
 def train(job: Job, report: Report) -> dict[str, Any]:
     """Train a model."""
+    from . import api
+    from .preview import Previews
+
     trained = api.train(
         _paths(job, "images"),
         _paths(job, "labels"),
@@ -34,18 +41,22 @@ def train(job: Job, report: Report) -> dict[str, Any]:
         start_from=_path(job, job.inputs, "start_from") if "start_from" in job.inputs else None,
         settings=TrainSettings.from_dict(job.settings),
         report=report,
+        after_epoch=Previews(job.folder, report),
     )
     return {"model": str(trained.path), "scores": trained.card.scores}
 
 
 def predict(job: Job, report: Report) -> dict[str, Any]:
     """Segment an image."""
+    from . import api
+
     outputs = {name: _path(job, job.outputs, name) for name in ("labels", "confidence") if name in job.outputs}
     api.predict(
         _path(job, job.inputs, "image"),
         _path(job, job.inputs, "model"),
         output=_path(job, job.outputs, "labels"),
         confidence=outputs.get("confidence", False),
+        box=job.inputs.get("box"),
         settings=PredictSettings.from_dict(job.settings),
         report=report,
     )
@@ -54,6 +65,8 @@ def predict(job: Job, report: Report) -> dict[str, Any]:
 
 def evaluate(job: Job, report: Report) -> dict[str, Any]:
     """Compare a prediction with the truth."""
+    from . import api
+
     folder = _path(job, job.outputs, "folder")
     scores = api.evaluate(
         _path(job, job.inputs, "prediction"),
@@ -65,7 +78,44 @@ def evaluate(job: Job, report: Report) -> dict[str, Any]:
     return {"folder": str(folder), "scores": scores.to_dict()}
 
 
-TASKS: dict[str, Callable[[Job, Report], dict[str, Any]]] = {"train": train, "predict": predict, "evaluate": evaluate}
+def constrain(job: Job, report: Report) -> dict[str, Any]:
+    """Make rules hold in labels."""
+    from . import api
+
+    settings, labels = ConstrainSettings.from_dict(job.settings), _path(job, job.outputs, "labels")
+    made = api.constrain(
+        _path(job, job.inputs, "labels"),
+        settings.rules,
+        output=labels,
+        unpainted=settings.unpainted,
+        topology=settings.topology,
+        report=report,
+    )
+    return {"labels": str(labels), **made.to_dict()}
+
+
+def simulate_tomogram(job: Job, report: Report) -> dict[str, Any]:
+    """Simulate a tomogram of a fibre composite, and the strokes of a user."""
+    settings = SimulateSettings.from_dict(job.settings)
+    report(Progress("simulate", 0, 1))
+    image, truth = simulate.fibre_composite(rng=settings.seed)
+    made = {"image": io.write_volume(_path(job, job.outputs, "image"), image)}
+    if settings.strokes:
+        strokes = simulate.strokes(truth, rng=settings.seed)
+        made["strokes"] = io.write_labels(_path(job, job.outputs, "strokes"), strokes)
+    return {name: str(path) for name, path in made.items()}
+
+
+TASKS: dict[str, Callable[[Job, Report], dict[str, Any]]] = {
+    "train": train,
+    "predict": predict,
+    "evaluate": evaluate,
+    "constrain": constrain,
+    "simulate": simulate_tomogram,
+}
+
+TALKS: dict[str, Callable[..., dict[str, Any]]] = {}
+"""Tasks that go on listening to their parent while they run: they take an ``Inbox`` too, as ``inbox``."""
 
 
 def _path(job: Job, names: dict[str, Any], name: str) -> Path:

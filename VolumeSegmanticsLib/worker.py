@@ -18,11 +18,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from .errors import Cancelled, InputError, VolumeSegmanticsError
 from .events import TERMINAL, Event, Failed, Finished, Progress, Report, WasCancelled, to_json
 from .jobs import Job, forget_result
+from .launch import lines_of
+from .messages import Inbox, from_json
 
 Task = Callable[[Job, Report], Mapping[str, Any] | None]
 
@@ -57,13 +60,21 @@ def run(folder: str | os.PathLike[str], *, parent_watch: bool, tasks: Mapping[st
 
 
 class Stop:
-    """Whether, and why, the run shall stop. One plain attribute, so that a signal may come at any moment."""
+    """Whether, and why, the run shall stop. A plain attribute, so that a signal may come at any moment.
 
-    reason = ""
+    Attributes:
+        reason: Empty as long as it shall not.
+        inbox: What the parent tells; a task that waits for more is woken up.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.inbox = Inbox()
 
     def ask(self, reason: str) -> None:
         """Ask the run to stop at its next report; the first reason stays."""
         self.reason = self.reason or reason
+        self.inbox.close()
 
 
 class EventLines:
@@ -142,7 +153,7 @@ def _ending_of(job: Job, report: Report, stop: Stop, tasks: Mapping[str, Task] |
     """Run the job's task and return the terminal event. What is raised after Stop was asked counts as cancelled."""
     ending: Event
     try:
-        ending = Finished(dict(_task(job.task, tasks)(job, report) or {}))
+        ending = Finished(dict(_task(job.task, tasks, stop.inbox)(job, report) or {}))
         to_json(ending)  # outputs that are no JSON are the task's mistake, and told as such
     except VolumeSegmanticsError as error:
         ending = Failed(error.code, error.message, error.hint)
@@ -159,11 +170,11 @@ def _ending_of(job: Job, report: Report, stop: Stop, tasks: Mapping[str, Task] |
     return ending
 
 
-def _task(name: str, tasks: Mapping[str, Task] | None) -> Task:
+def _task(name: str, tasks: Mapping[str, Task] | None, inbox: Inbox) -> Task:
     if tasks is None:
         from . import tasks as our_own  # only now: torch comes with it
 
-        tasks = our_own.TASKS
+        tasks = our_own.TASKS | {each: partial(talk, inbox=inbox) for each, talk in our_own.TALKS.items()}
     if name not in tasks:
         raise InputError(f"There is no task {name!r}.", hint=f"The tasks are: {', '.join(sorted(tasks))}.")
     return tasks[name]
@@ -302,10 +313,14 @@ def _signals_ask(stop: Stop) -> Iterator[None]:
 
 
 def _watch_parent(stdin: int, lines: EventLines, stop: Stop) -> None:
-    """Ask for Stop at the end of stdin. When the parent is gone too, nobody could kill a silent task: end here."""
+    """Take messages from stdin, and ask for Stop at its end.
+
+    When the parent is gone too, nobody could kill a silent task: end here.
+    """
     with contextlib.suppress(OSError):
-        while os.read(stdin, 4096):
-            pass
+        for line in lines_of(iter(lambda: os.read(stdin, 4096), b"")):
+            if message := from_json(line):
+                stop.inbox.put(message)
     stop.ask("the parent closed stdin")
     while not lines.over.wait(ORPHAN_SECONDS):
         if not lines.is_heard():

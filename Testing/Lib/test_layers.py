@@ -24,13 +24,15 @@ SLICER = ("slicer", "vtk", "qt", "ctk", "vtkmodules", "PythonQt")
 # fmt: off
 LAYERS = (
     # 0: the standard library; these import before anything is pip-installed
-    ("errors", "classes", "settings", "events", "card", "jobs", "launch"),
+    ("errors", "classes", "memory", "settings", "events", "card", "jobs", "messages", "process_tree", "launch",
+     "watch"),
     # 1: what 3D Slicer ships
-    ("volume", "io", "intensity", "views", "blocks", "slicing", "fusion", "constraints", "separate", "measure",
-     "metrics", "simulate"),
+    ("volume", "box", "io", "intensity", "views", "blocks", "bricks", "unfinished", "slicing", "fusion", "constraints",
+     "separate", "measure", "metrics", "overview", "rarity", "simulate"),
     # 2: networks
     ("augment", "checkpoint", "dataset", "devices", "features", "models", "losses", "learning_rate", "prepare",
-     "training", "prediction"),
+     "settling", "threads", "training", "prediction", "footprint", "big_prediction", "planning", "preview",
+     "neighbourhoods", "local_fitting", "local_training", "local_prediction"),
     # 3: composition
     ("tasks", "worker", "cli", "report", "cluster", "api", "demo", "progress", "__main__"),
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ..volume import Grid, LabelMap, Volume
 from . import folder, hdf5, itk, mrc, npy, nrrd, seg_nrrd, tiff, zarr
 from .atomic import replacing
 from .family import Family, Painted
+from .lazy import LazyArray, Window
 from .placing import placed, resampled
 
 __all__ = [
@@ -29,11 +30,14 @@ __all__ = [
     "check_writable",
     "describe",
     "grey",
+    "lazily_grey",
     "open_volume",
     "read_labels",
     "read_volume",
+    "source_of",
     "write_labels",
     "write_volume",
+    "writes_in_parts",
 ]
 
 FORMATS: tuple[Family, ...] = (
@@ -186,6 +190,16 @@ def check_output(path: AnyPath) -> None:
     check_writable(path)
 
 
+def writes_in_parts(path: AnyPath) -> bool:
+    """Tell whether a format is written some slices at a time, so that volumes larger than memory can be written."""
+    return _family_to_write(Path(path)).in_parts
+
+
+def source_of(path: AnyPath) -> Path:
+    """Return the file or folder that a path leads to, without the name of a dataset in it."""
+    return hdf5.source_of(Path(path))
+
+
 def check_writable(path: AnyPath) -> None:
     """Make sure that a file can be written; nothing but missing folders is left behind.
 
@@ -305,6 +319,15 @@ def grey(volume: Volume) -> Volume:
         values = source @ weights
         target[:] = np.rint(values) if dtype.kind in "ui" else values
     return Volume(lightness, volume.grid)
+
+
+def lazily_grey(volume: Volume) -> Volume:
+    """Return what ``grey`` returns, computed where it is needed."""
+
+    def read(window: Window) -> Any:
+        return grey(Volume.of(volume.array[window])).array
+
+    return Volume(cast(Any, LazyArray(volume.grid.shape, volume.array.dtype, read)), volume.grid)
 
 
 def _painted(path: Path, volume: Volume) -> Painted:

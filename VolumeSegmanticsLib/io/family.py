@@ -84,6 +84,7 @@ class Family:
         write_labels: Writes labels with names and colours; None where the format has none.
         open: Opens a volume whose array is a ``LazyArray``, for formats that ``read`` brings into memory as a whole;
             None where it does not, or where the format can be read in one go only.
+        in_parts: Whether volumes are written some slices at a time, so that they need not be in memory.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Family:
     read_painted: Callable[[Path], Painted] | None = None
     write_labels: Callable[[Path, LabelMap], None] | None = None
     open: Callable[[Path], Volume] | None = None
+    in_parts: bool = True
 
     def matches(self, path: Path) -> bool:
         """True where the path's name is one of this family."""

@@ -44,6 +44,11 @@ def names_dataset(path: Path) -> bool:
     return bool(_file_and_name(path)[1])
 
 
+def source_of(path: Path) -> Path:
+    """Return the file that a path leads to, without the name of a dataset in it."""
+    return _file_and_name(path)[0]
+
+
 def _file_and_name(path: Path) -> tuple[Path, str]:
     """Return the file, and the name of the dataset in it; empty where the path has none."""
     found = re.fullmatch(r"(?i)(.*(?:\.h5|\.hdf5|\.nxs)):[\\/](.*)", str(path))

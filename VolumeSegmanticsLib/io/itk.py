@@ -169,5 +169,5 @@ def _write(path: Path, volume: Volume, format_name: str, compressed: bool) -> No
     sitk.WriteImage(image, str(path), compressed)
 
 
-META = Family("MetaImage", (".mha", ".mhd"), header, read, write_meta)
-NIFTI = Family("NIfTI", (".nii", ".nii.gz"), header, read_nifti, write_nifti)
+META = Family("MetaImage", (".mha", ".mhd"), header, read, write_meta, in_parts=False)
+NIFTI = Family("NIfTI", (".nii", ".nii.gz"), header, read_nifti, write_nifti, in_parts=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,10 @@ class LazyArray:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Read slice by slice, as an array is gone through."""
+        return (self[z : z + 1][0] for z in range(len(self)))
 
     def __getitem__(self, window: Any) -> NDArray[Any]:
         """Read a box, as ``array[2:5, :, 10:20]`` or ``array[2:5]``."""

@@ -34,8 +34,12 @@ def header(path: Path) -> Header:
 
 def write(path: Path, volume: Volume, compressed: bool) -> None:
     """Write the values alone; the format is never compressed."""
+    array = volume.array
     with path.open("wb") as stream:
-        np.save(stream, volume.array, allow_pickle=False)
+        facts = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+        np.lib.format.write_array_header_1_0(stream, facts)
+        for array_slice in array:  # so that it need not be in memory as a whole
+            stream.write(np.ascontiguousarray(array_slice).data)
 
 
 FAMILY = Family("NPY", (".npy",), header, read, write, kept=lambda grid: Grid(grid.shape))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..volume import Grid, LabelMap, Volume
 from . import nrrd
 from .family import Family, Header, Painted
+from .lazy import LazyArray
 
 _TERMINOLOGY_TAG = "TerminologyEntry"
 _CLASS_TAG = "VolumeSegmantics.Class"
@@ -176,15 +177,17 @@ def write_labels(path: Path, labels: LabelMap) -> None:
     segments = [_Segment.of_class(c) for c in labels.classes if c.value > 0]
     background = next((c for c in labels.classes if c.value == 0), None)
     keys = {}
-    if background is not None and (labels.array == UNLABELLED).any():
+    if background is not None and any((one_slice == UNLABELLED).any() for one_slice in labels.array):
         table[0] = min(set(range(1, 256)) - {s.value for s in segments})
         segments.append(replace(_Segment.of_class(background), value=int(table[0])))
     elif background is not None:
         keys[_UNPAINTED_KEY] = "background"
     for index, segment in enumerate(segments):
         keys |= {f"Segment{index}_{key}": value for key, value in _segment_keys(segment, labels.grid).items()}
-    stored = np.stack([table[one_slice] for one_slice in labels.array])
-    nrrd.write_voxels(path, stored, labels.grid, compressed=True, keys=keys | _segmentation_keys(labels.grid))
+    stored = LazyArray(labels.grid.shape, table.dtype, lambda window: table[labels.array[window]])
+    nrrd.write_voxels(
+        path, cast(Any, stored), labels.grid, compressed=True, keys=keys | _segmentation_keys(labels.grid)
+    )
 
 
 def _segment_keys(segment: _Segment, grid: Grid) -> dict[str, str]:

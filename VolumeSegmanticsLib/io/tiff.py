@@ -21,6 +21,7 @@ from .family import INTEGERS, MOST_CHANNELS, REALS, Family, Header, cut_short, f
 from .lazy import LazyArray, Window
 
 _GRID_KEY = "VolumeSegmanticsGrid="
+_MOST_BYTES = 2**32 - 2**25  # of voxels in a classic TIFF, whose offsets have 32 bits
 _ALPHA = (1, 2)
 """Values of the ExtraSamples tag that mean transparency."""
 
@@ -226,9 +227,13 @@ def write_images(path: Path, volume: Volume, grid: Grid, *, compressed: bool) ->
     dtype = storable(volume.array.dtype, (*INTEGERS, "float16", *REALS), "TIFF")
     channels = volume.channels
     samples = {"planarconfig": "contig", "extrasamples": ["unspecified"] * (channels - 1)} if channels > 1 else {}
+    n_bytes = int(np.prod(volume.array.shape, dtype=object)) * dtype.itemsize
     tifffile.imwrite(
         path,
-        volume.array if volume.array.dtype == dtype else volume.array.astype(dtype),
+        (np.ascontiguousarray(array_slice, dtype) for array_slice in volume.array),  # never in memory as a whole
+        shape=volume.array.shape,
+        dtype=dtype,
+        bigtiff=n_bytes > _MOST_BYTES,
         byteorder="<",
         metadata=None,
         description=_description(grid, volume.array.shape),

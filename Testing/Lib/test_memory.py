@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from VolumeSegmanticsLib import memory
+from VolumeSegmanticsLib.errors import SettingsError
+from VolumeSegmanticsLib.settings import PredictSettings
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("4GB", 4 * 10**9), ("500 MB", 5 * 10**8), ("1.5 gb", 15 * 10**8), ("2GiB", 2**31), ("64kB", 64_000)],
+)
+def test_amounts_are_read_as_people_write_them(text, amount):
+    assert memory.parse(text) == amount
+
+
+@pytest.mark.parametrize("text", ["much", "4", "GB", "-4GB", "0GB", "4 G B", "nan GB"])
+def test_what_is_no_amount_is_refused_with_an_example(text):
+    with pytest.raises(SettingsError, match="memory is") as caught:
+        PredictSettings(memory=text)
+    assert "4GB" in caught.value.hint
+
+
+@pytest.mark.parametrize(("amount", "text"), [(3_210_000_000, "3.21 GB"), (5e8, "500 MB"), (12, "12 bytes")])
+def test_amounts_are_told_with_three_digits(amount, text):
+    assert memory.told(amount) == text
+
+
+def test_memory_in_use_grows_with_what_is_allocated():
+    before = memory.in_use()
+    ballast = np.ones(40_000_000, np.uint8)
+    assert memory.in_use() - before > ballast.nbytes // 2
+
+
+def test_there_is_some_memory_left():
+    assert 10**6 < memory.free() < 10**15
+
+
+def test_a_limit_of_a_container_counts(monkeypatch):
+    monkeypatch.setattr(memory, "_free_of_group", lambda: 123_456)
+    assert memory.free() == 123_456

@@ -1,0 +1,315 @@
+"""Prediction of volumes larger than memory: slab by slab, with everything that is between two slabs on the disk.
+
+The image is copied into bricks once, so that slabs of any axis are read with the same effort (see ``bricks``). Class
+and probability of every voxel lie in bricks too, and each slab raises them where its view is surer. Doing that twice
+changes nothing, and classes reach the disk before their probabilities: whenever a run ends, redoing its last slab
+gives what an undisturbed run gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .blocks import Plan, Slab
+from .bricks import Bricks, Window
+from .dataset import plane_scale
+from .errors import ResourceError
+from .events import Log, Progress, Report
+from .fusion import FULL, MaxTarget
+from .intensity import Intensity
+from .io.lazy import LazyArray
+from .models import Model
+from .prediction import Prediction, Predictor, Steps, answer_slices, class_values
+from .settings import PredictSettings
+from .unfinished import BRICKS, Identity, Unfinished
+from .views import View
+from .volume import LabelMap, Volume
+
+_SAMPLED = 9  # slices that are looked at to know an image again, and to compare its grey values with those of training
+_SAMPLED_SIDE = 512  # px of them
+
+
+def identity(image: Volume, path: Path | None, model: Model, settings: PredictSettings) -> Identity:
+    """Return what has to be the same for an interrupted run to go on.
+
+    Args:
+        image: Some of its voxels are looked at.
+        path: The file or folder that it lies in; None where it is an array.
+        model, settings: All of them counts.
+    """
+    weights = hashlib.sha256(model.card.to_json().encode())
+    for name, tensor in sorted(model.network.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    voxels = hashlib.sha256(np.ascontiguousarray(_sample(image).array))
+    facts = path.stat() if path is not None else None
+    return {
+        "image": {
+            "path": str(path.absolute()) if path else "",
+            "bytes": facts.st_size if facts else 0,
+            "changed": facts.st_mtime_ns if facts else 0,
+            "shape": list(image.array.shape),
+            "dtype": image.array.dtype.str,
+            "voxels": voxels.hexdigest(),
+        },
+        "model": weights.hexdigest(),
+        "setting": settings.to_dict(),
+    }
+
+
+def predict_in_slabs(
+    image: Volume,
+    model: Model,
+    views: Sequence[View],
+    run: Unfinished,
+    *,
+    predictor: Predictor,
+    report: Report,
+) -> Prediction:
+    """Segment a volume slab by slab, from where the run is.
+
+    Args:
+        image: Memory-mapped or lazy.
+        model: What answers.
+        views: Along which it is seen.
+        run: Its plan, and what is done already.
+        predictor: The same model, ready to answer.
+        report: Takes ``Progress`` and ``Log``; may raise ``Cancelled``.
+
+    Returns:
+        Labels and confidence whose arrays are lazy, and read from the folder of the run.
+
+    Raises:
+        ResourceError: The disk is full, or files of the run are gone.
+    """
+    if remark := Intensity.from_dict(model.card.intensity).remark_on(_sample(image)):
+        report(Log("warning", remark))
+    stores = Stores.of(run, image)
+    try:
+        if not run.done:
+            stores.create()
+        _Slabs(image, views, run, stores, predictor, report).work()
+    except OSError as error:
+        raise ResourceError(
+            f"The files in {run.folder} cannot be used ({error.strerror or error}).",
+            f"It takes {run.plan.disk_bytes / 1e9:.3g} GB there. The same command goes on where it was.",
+        ) from error
+    return stores.prediction(image, model, run.plan.thickness[0])
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The files of a run.
+
+    Attributes:
+        image: The image in bricks; None where it is read from where it is.
+        best: Class index of every voxel.
+        probability: How sure that is; 65535 = 1.
+    """
+
+    image: Bricks | None
+    best: Bricks
+    probability: Bricks
+
+    @classmethod
+    def of(cls, run: Unfinished, image: Volume) -> Stores:
+        """Return the files of a run, which may not be there yet."""
+
+        def store(name: str, shape: tuple[int, ...], dtype: Any) -> Bricks:
+            return Bricks(run.folder / (name + BRICKS), shape, np.dtype(dtype), run.plan.brick)
+
+        copy = store("image", image.array.shape, image.array.dtype) if run.plan.copies else None
+        return cls(copy, store("best", image.grid.shape, np.uint8), store("probability", image.grid.shape, np.uint16))
+
+    def create(self) -> None:
+        """Make all files anew."""
+        for store in (self.image, self.best, self.probability):
+            if store:
+                store.create()
+
+    def prediction(self, image: Volume, model: Model, thickness: int) -> Prediction:
+        """Return the result, which is read when it is needed, so many slices at a time."""
+        values = class_values(model)
+        labels = _Layers(self.best, thickness, lambda best: values[best])
+        sure = _Layers(self.probability, thickness, lambda p: np.rint(p * np.float32(100 / FULL)).astype(np.uint8))
+        return Prediction(LabelMap(labels.lazy(), image.grid, model.card.classes), sure.lazy())
+
+
+class _Layers:
+    """Voxels that are read some slices at a time, which are kept, since slices are mostly asked for in turn."""
+
+    def __init__(self, bricks: Bricks, thickness: int, meaning: Any) -> None:
+        self._bricks, self._thickness, self._meaning = bricks, thickness, meaning
+        self._start, self._layer = -1, np.empty((0, 0, 0), np.uint8)
+
+    def lazy(self) -> NDArray[np.uint8]:
+        """Return them as an array that reads what it is cut with."""
+        return cast(Any, LazyArray(self._bricks.shape, np.dtype(np.uint8), self._read))
+
+    def _read(self, window: Window) -> NDArray[np.uint8]:
+        thick = self._thickness
+        layers = range(window[0].start // thick * thick, window[0].stop, thick)
+        if len(layers) > 1:
+            return cast(Any, self._meaning(self._bricks.read(window)))
+        if layers[0] != self._start:
+            _, rows, columns = (slice(0, n) for n in self._bricks.shape)
+            planes = slice(layers[0], min(layers[0] + thick, self._bricks.shape[0]))
+            self._start, self._layer = layers[0], self._meaning(self._bricks.read((planes, rows, columns)))
+        return self._layer[window[0].start - self._start : window[0].stop - self._start, window[1], window[2]]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A slab in memory: voxels of the image, with neighbouring slices, and what earlier views said."""
+
+    image: NDArray[Any]
+    best: NDArray[np.uint8]
+    probability: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class _Slabs:
+    """The work of a run."""
+
+    image: Volume
+    views: Sequence[View]
+    run: Unfinished
+    stores: Stores
+    predictor: Predictor
+    report: Report
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.image.grid.shape
+
+    def work(self) -> None:
+        """Do what is not done yet."""
+        slabs = self.run.plan.slabs(self.views)
+        copies = [slab for slab in slabs if slab.is_copy]
+        for number, slab in enumerate(copies):
+            self.report(Progress("read", slab.start, self._shape[0]))
+            if number >= self.run.done:
+                self._copy(slab)
+        seen = slabs[len(copies) :]
+        skipped = max(0, self.run.done - len(copies))
+        before = sum(slab.stop - slab.start for slab in seen[:skipped])
+        steps = Steps(sum(slab.stop - slab.start for slab in seen), self.report, before=before)
+        self._see(seen[skipped:], steps)
+
+    def _copy(self, slab: Slab) -> None:
+        assert self.stores.image is not None
+        window = slab.window(self._shape)
+        self.stores.image.write(window, np.asarray(self.image.array[window[0]]))
+        _forget_pages(self.image.array)
+        self._finished()
+
+    def _finished(self) -> None:
+        self.run.done += 1
+        self.run.keep()
+
+    def _see(self, slabs: Sequence[Slab], steps: Steps) -> None:
+        """Send slabs through the network; the next is read, and the last written, in the meantime.
+
+        One thread does all that concerns the disk, in order. A view's first slab is read after the last view is
+        written.
+        """
+        ahead: deque[Slab] = deque(slabs)
+        saving: Future[None] | None = None
+        with _workers(self.run.plan, self.predictor) as network, ThreadPoolExecutor(1, "disk") as disk:
+            loading = disk.submit(self._load, ahead[0]) if ahead else None
+            while loading:
+                slab, loaded = ahead.popleft(), loading.result()
+                follows = bool(ahead) and ahead[0].view == slab.view
+                loading = disk.submit(self._load, ahead[0]) if follows else None
+                with closing(self._answer(slab, loaded, network)) as counts:
+                    for count in counts:
+                        steps.done(count)
+                if saving:
+                    saving.result()
+                saving = disk.submit(self._save, slab, loaded)
+                if ahead and not loading:
+                    loading = disk.submit(self._load, ahead[0])
+                del loaded
+            if saving:
+                saving.result()
+
+    def _load(self, slab: Slab) -> _Loaded:
+        wide = slab.window(self._shape, self.predictor.neighbours)
+        if self.stores.image:
+            voxels = self.stores.image.read(wide)
+        else:
+            voxels = np.array(self.image.array[wide[0]])
+            _forget_pages(self.image.array)
+        window = slab.window(self._shape)
+        return _Loaded(voxels, self.stores.best.read(window), self.stores.probability.read(window))
+
+    def _answer(self, slab: Slab, loaded: _Loaded, network: ThreadPoolExecutor) -> Generator[int, None, None]:
+        """Fuse in place what the network says; yield after every batch how many slices it held."""
+        view, plan = self.views[slab.view], self.run.plan
+        slices, best, probability = (view.of(each) for each in (loaded.image, loaded.best, loaded.probability))
+        scale = plane_scale(view, self.image.grid.spacing)
+        size, first = plan.batch[slab.axis], slab.start - max(0, slab.start - self.predictor.neighbours)
+
+        def answer(start: int) -> int:
+            stop = min(start + size, len(best))
+            target = MaxTarget(best[start:stop], probability[start:stop])
+            span = slice(first + start, first + stop)
+            return sum(answer_slices(slices, target, span, self.predictor, scale=scale, size=size, tile=plan.tile))
+
+        yield from network.map(answer, range(0, len(best), size))
+
+    def _save(self, slab: Slab, loaded: _Loaded) -> None:
+        """Write classes, then their probabilities: in this order a slab can be redone, see above."""
+        window = slab.window(self._shape)
+        self.stores.best.write(window, loaded.best)
+        self.stores.probability.write(window, loaded.probability)
+        self._finished()
+
+
+@contextmanager
+def _workers(plan: Plan, predictor: Predictor) -> Iterator[ThreadPoolExecutor]:
+    """Lend threads that compute a batch each, on their share of the processor.
+
+    The share stays the same whatever else runs there: what a layer says depends, in its last digit, on how many
+    threads compute it, and results shall be the same after a resume.
+    """
+    before = torch.get_num_threads()
+    threads = max(1, before // plan.workers) if predictor.device.type == "cpu" else before
+    pool = ThreadPoolExecutor(plan.workers, "network", partial(torch.set_num_threads, threads))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _sample(image: Volume) -> Volume:
+    """Return pixels of some slices, both evenly spread."""
+    places = np.unique(np.linspace(0, len(image.array) - 1, _SAMPLED).astype(int))
+    steps = tuple(slice(None, None, max(1, n // _SAMPLED_SIDE)) for n in image.grid.shape[1:])
+    return Volume.of(np.concatenate([np.asarray(image.array[z : z + 1])[(slice(None), *steps)] for z in places]))
+
+
+def _forget_pages(array: Any) -> None:
+    """Let go of the pages of a memory-mapped file that have been read: they would count as memory in use."""
+    while array is not None and not hasattr(array, "madvise"):
+        array = getattr(array, "_mmap", None) or getattr(array, "base", None)
+    advice = getattr(mmap, "MADV_DONTNEED", None)  # Windows has none
+    if array is not None and advice is not None:
+        array.madvise(advice)
+
+
+__all__ = ["identity", "predict_in_slabs"]

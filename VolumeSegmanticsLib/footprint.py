@@ -1,0 +1,82 @@
+"""How much memory a network takes while it answers: measured on one small picture, before anything large begins."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .blocks import Need
+from .prediction import BATCH_PIXELS, Predictor
+
+_SIDE = 256  # px of the picture; memory grows with the pixels from here on
+_SPARE = 1.25  # libraries keep some memory that no tensor knows of
+_NUMPY_VALUE, _NUMPY_ANSWER = 8, 3  # bytes: grey values before and after scaling; class and probability
+_DEVICE_SHARE = 0.5  # of what is free
+_HUNGRIEST = 4096  # bytes a pixel; a U-Net with a resnet34 takes about 400
+
+
+class _Living(TorchDispatchMode):
+    """While this is entered, counts the bytes of all new tensors that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak, self._living = 0, 0
+        self._owners: dict[int, int] = {}  # address of a storage to the number of its tensors
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._begin(tensor)
+        return made
+
+    def _begin(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage._cdata, storage.nbytes()
+        if address not in self._owners:
+            self._owners[address] = 0
+            self._living += size
+            self.peak = max(self.peak, self._living)
+        self._owners[address] += 1
+        weakref.finalize(tensor, self._end, address, size)
+
+    def _end(self, address: int, size: int) -> None:
+        self._owners[address] -= 1
+        if not self._owners[address]:
+            del self._owners[address]
+            self._living -= size
+
+
+def need_of(predictor: Predictor) -> Need:
+    """Return what a network takes, on the memory and on its device."""
+    side = -(-max(_SIDE, predictor.smallest) // predictor.multiple) * predictor.multiple
+    channels = predictor.card.channels * (2 * predictor.neighbours + 1)
+    with _Living() as tensors:
+        predictor.answer(np.zeros((1, side, side, channels), np.float32), (1.0, 1.0), every=False)
+    pixel = _SPARE * tensors.peak / side**2
+    waiting = _NUMPY_VALUE * channels + _NUMPY_ANSWER
+    pixels, kind = BATCH_PIXELS[predictor.device.type], predictor.device.type
+    if kind == "cuda":
+        free, _ = torch.cuda.mem_get_info(predictor.device)
+        return Need(waiting, waiting, pixels, device_pixel=pixel, device_memory=int(free * _DEVICE_SHARE))
+    return Need(pixel, waiting, pixels, workers=torch.get_num_threads() if kind == "cpu" else 1)
+
+
+def surely_fits(voxel_bytes: int, largest_slice: int, device: str, budget: int) -> bool:
+    """Tell without a measurement that a volume can be predicted in memory, whatever the network.
+
+    Args:
+        voxel_bytes: What image and fusion take.
+        largest_slice: Pixels of a slice as the network gets it.
+        device: Its kind.
+        budget: Bytes that there are.
+    """
+    return voxel_bytes + max(BATCH_PIXELS[device], largest_slice) * _HUNGRIEST < budget
+
+
+__all__ = ["need_of", "surely_fits"]

@@ -1,0 +1,98 @@
+"""Amounts of memory: as people write them, and as the machine has them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from .errors import SettingsError
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_TOLD = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_UNKNOWN = 2 * 10**9  # bytes; a machine that does not tell has at least these
+
+
+def parse(text: str) -> int:
+    """Return the bytes of an amount such as ``"4GB"`` or ``"500 MB"``; a GB has 10⁹ bytes, a GiB 2³⁰.
+
+    Raises:
+        SettingsError: It is no amount.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]+)\s*", text)
+    amount = int(float(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
+    if amount < 1:
+        raise SettingsError(f'The setting memory is "{text}".', 'Write an amount such as "4GB" or "500 MB".')
+    return amount
+
+
+def told(amount: float) -> str:
+    """Return an amount as people read it, such as ``"3.2 GB"``."""
+    size, unit = next((row for row in _TOLD if amount >= row[0]), (1, "bytes"))
+    return f"{amount / size:.3g} {unit}"
+
+
+def free() -> int:
+    """Return how many bytes can still be taken without hurting anybody, limits of a container or a job included."""
+    return max(1, min([amount for amount in (_free_of_machine(), _free_of_group()) if amount is not None]))
+
+
+def in_use() -> int:
+    """Return how many bytes this process holds in memory."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return _most_in_use()
+
+
+def _most_in_use() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 10**9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _free_of_machine() -> int:
+    if sys.platform == "win32":
+        return _free_on_windows()
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        pass
+    try:  # macOS tells the whole memory only; half of it is a fair guess of what is free
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return _UNKNOWN
+
+
+def _free_of_group() -> int | None:
+    """Return what is left of the limit of a control group (containers, SLURM); None where there is none."""
+    try:
+        groups = Path("/proc/self/cgroup").read_text("ascii").splitlines()
+        name = next(line[3:] for line in groups if line.startswith("0::"))
+        folder = Path("/sys/fs/cgroup") / name.lstrip("/")
+        limit, used = ((folder / f"memory.{what}").read_text("ascii").strip() for what in ("max", "current"))
+        return None if limit == "max" else int(limit) - int(used)
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _free_on_windows() -> int:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        """MEMORYSTATUSEX of the Windows API."""
+
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            *((name, ctypes.c_ulonglong) for name in ("total", "free", "page_total", "page_free", "v", "v_free", "e")),
+        )
+
+    status = Status()
+    status.length = ctypes.sizeof(Status)
+    known = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
+    return int(status.free) if known else _UNKNOWN

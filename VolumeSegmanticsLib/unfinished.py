@@ -1,0 +1,94 @@
+"""The folder of an unfinished prediction, beside the result to be, so that the same command goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .blocks import Plan
+from .errors import ResourceError
+from .events import Log, Report
+from .jobs import write_atomically
+
+BRICKS = ".bricks"
+"""Suffix of the files that hold voxels."""
+
+_FILE = "progress.json"
+_VERSION = 1
+
+Identity = dict[str, Any]
+"""What the run is about, as JSON-able values: what has to be the same for it to go on."""
+
+
+@dataclass
+class Unfinished:
+    """What a run has done so far.
+
+    Attributes:
+        folder: Where its files lie.
+        identity: What it is about.
+        plan: How it is done.
+        done: Slabs that are finished, in the order of ``plan.slabs``.
+    """
+
+    folder: Path
+    identity: Identity
+    plan: Plan
+    done: int = 0
+
+    @staticmethod
+    def folder_of(output: Path) -> Path:
+        """Return the folder of the run that makes a file."""
+        return output.with_name(f"{output.name}.unfinished")
+
+    @classmethod
+    def find(cls, folder: Path, identity: Identity, report: Report) -> Unfinished | None:
+        """Return the interrupted run of this very identity; what was left by another one is removed, and told."""
+        if not folder.is_dir():
+            return None
+        try:
+            known = json.loads((folder / _FILE).read_text("utf-8"))
+            other = [name for name in identity if known["identity"].get(name) != identity[name]]
+            if known["version"] == _VERSION and not other:
+                return cls(folder, identity, Plan.from_dict(known["plan"]), int(known["done"]))
+            what = f"with another {other[0]}" if other else "of another version"
+        except (OSError, ValueError, KeyError, TypeError):
+            what = "that cannot be read"
+        report(Log("warning", f"An interrupted prediction {what} was found: starting anew."))
+        remove(folder)
+        return None
+
+    @classmethod
+    def begin(cls, folder: Path, identity: Identity, plan: Plan) -> Unfinished:
+        """Make the folder of a new run, with its plan.
+
+        Raises:
+            ResourceError: It cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"{folder} cannot be made ({error.strerror}).", "Choose another folder.") from error
+        run = cls(folder, identity, plan)
+        run.keep()
+        return run
+
+    def keep(self) -> None:
+        """Write down how far it has come."""
+        facts = {"version": _VERSION, "done": self.done, "identity": self.identity, "plan": self.plan.to_dict()}
+        write_atomically(self.folder / _FILE, json.dumps(facts, indent=1))
+
+    def remove(self) -> None:
+        """Delete everything: the run is over."""
+        remove(self.folder)
+
+
+def remove(folder: Path) -> None:
+    """Delete the files of an unfinished prediction, its facts first, and the folder if nothing else lies there."""
+    for path in (folder / _FILE, *folder.glob(f"*{BRICKS}"), *folder.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
