@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="words of the cases to run; all where none are given")
     parser.add_argument("--quick", action="store_true", help="half a minute of training each")
     parser.add_argument("--minutes", type=float, help="of training each; on a busy machine, 9 with OMP_NUM_THREADS=1")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     cases = [case for case in CASES if not options.names or any(name in case.name for name in options.names)]
     minutes = 0.5 if options.quick else options.minutes
     rows = [measure(case, options.data, minutes or case.minutes) for case in cases]

@@ -59,9 +59,9 @@ def dtype(precision: str, device: torch.device, *, is_training: bool = False) ->
 
 
 def _cpu_multiplies_in_bfloat16() -> bool:
-    """Tell whether the processor has AMX tiles; older ones emulate bfloat16, or gain little from it."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # from torch 2.6 on
-    return bool(supported and supported())
+    """Tell whether the processor has instructions for it; older ones emulate bfloat16, or gain little from it."""
+    known = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # from torch 2.6 on
+    return any(getattr(torch.cpu, name, bool)() for name in known)
 
 
 def grad_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
