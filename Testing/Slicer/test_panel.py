@@ -314,6 +314,17 @@ def test_rules_are_applied_to_the_result_and_taken_back(a_predicted_hand):
     assert "No rules were applied" in a_predicted_hand.reason("undoConstrainButton")
 
 
+def test_rules_come_back_with_the_scene(a_hand, a_scene, tmp_path):
+    a_hand.ui.rulesLineEdit.setText("min-size bright 7")
+    file = a_scene.save(tmp_path / "scene.mrml")
+    a_scene.mrml.Clear(0)
+    a_hand.live()
+    assert a_hand.ui.rulesLineEdit.text() == ""
+    a_scene.open(file)
+    a_hand.live(0.5)
+    assert a_hand.ui.rulesLineEdit.text() == "min-size bright 7"
+
+
 def test_a_file_that_was_never_loaded_is_segmented_beside_it(a_trained_hand, a_folder, monkeypatch, an_image_file):
     import qt
 

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from VolumeSegmanticsLib.constraints import KINDS, parse
 from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError
+from VolumeSegmanticsLib.settings import ConstrainSettings
 
 from .accepting import Region
 from .guidance import Slice, least_certain, painted_slices
@@ -18,7 +19,7 @@ from .nodes import Node
 from .section import Section
 from .slice_views import VIEWS, show_place, slice_in_view
 from .states import State
-from .widgets import allow, data_of, fill, text_of, value_of
+from .widgets import allow, data_of, fill, silently, text_of, value_of
 
 REGION = "region"
 _EVERY_TICKS = 3
@@ -29,14 +30,14 @@ class CorrectSection(Section):
 
     def _set_up(self, ui: Any) -> None:
         panel = self._panel
-        self._where, self._ticks = VIEWS[0], 0
+        self._where, self._ticks, self._rules = VIEWS[0], 0, ""
         self._seen: tuple[Any, set[int]] = (None, set())
         ui.acceptWhereComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_where))
         ui.leastCertainButton.clicked.connect(lambda *_: panel.attempt(self._go_to_least_certain))
         ui.acceptButton.clicked.connect(lambda *_: panel.attempt(self._accept))
         self._button = JobButton(panel, ui.constrainButton, "constrain", _("Apply rules"), self._constrain)
         ui.rulesLineEdit.setToolTip(_help_on_rules())
-        ui.rulesLineEdit.textChanged.connect(panel.mark_stale)
+        ui.rulesLineEdit.textChanged.connect(lambda *_: panel.attempt(self._keep_rules))
         ui.undoConstrainButton.clicked.connect(lambda *_: panel.attempt(panel.workflow.undo_constrain))
 
     def refresh(self) -> None:
@@ -46,6 +47,7 @@ class CorrectSection(Section):
         reason = "" if has_confidence else _("Predict first, with “Tell how sure it is” switched on.")
         allow(ui.leastCertainButton, reason)
         self._allow_accepting()
+        self._show_rules()
         self._button.refresh(panel.refused("constrain") or self._no_rules())
         allow(ui.undoConstrainButton, panel.refused("undo_constrain"))
 
@@ -56,6 +58,11 @@ class CorrectSection(Section):
         self._ticks += 1
         if self._ticks % _EVERY_TICKS == 0:
             self._allow_accepting()  # moving through the slices is not told to anybody
+
+    def forget(self) -> None:
+        self._rules = ""
+        with silently(self._ui.rulesLineEdit):
+            self._ui.rulesLineEdit.setText("")
 
     def _allow_accepting(self) -> None:
         allow(self._ui.acceptButton, self._panel.refused("accept") or self._no_place())
@@ -116,6 +123,21 @@ class CorrectSection(Section):
         accepted = self._panel.workflow.accept(region, overwrite=overwrite)
         told = _("{n} voxels were accepted.") if accepted else _("Nothing is left to accept there.")
         self._panel.status.say(told.format(n=accepted))
+
+    def _keep_rules(self) -> None:
+        """Let the scene remember the rules, as soon as they can be read."""
+        self._panel.mark_stale()
+        self._rules = text_of(self._ui.rulesLineEdit)
+        with contextlib.suppress(VolumeSegmanticsError):
+            self._panel.parameters.keep(ConstrainSettings(rules=self._rules))
+
+    def _show_rules(self) -> None:
+        """Show the rules of a scene that was opened; what is being written stays."""
+        kept = self._panel.parameters.settings(ConstrainSettings).rules
+        if kept and not self._rules:
+            self._rules = kept
+            with silently(self._ui.rulesLineEdit):
+                self._ui.rulesLineEdit.setText(kept)
 
     def _no_rules(self) -> str:
         """Return why there are no rules to apply; empty where there are."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from VolumeSegmanticsLib.errors import SettingsError
 from VolumeSegmanticsLib.events import Log, Report, ignore
-from VolumeSegmanticsLib.settings import EvaluateSettings, PredictSettings, Settings, TrainSettings
+from VolumeSegmanticsLib.settings import ConstrainSettings, EvaluateSettings, PredictSettings, Settings, TrainSettings
 
 from .nodes import Node
 
@@ -20,6 +20,7 @@ PREFIXES: dict[type[Settings], str] = {
     TrainSettings: "train.",
     PredictSettings: "predict.",
     EvaluateSettings: "evaluate.",
+    ConstrainSettings: "constrain.",
 }
 ROLES = ("volume", "annotation", "result", "confidence", "region")
 """The nodes that the user chooses: image, painted segmentation, what predictions go into, and region of interest."""
