@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,9 @@ from .views import View
 from .volume import UNLABELLED, Volume
 
 VALIDATION_CROPS = 36
+ADVISED = 128
+"""Labels from here on are advice: the index of the class is less by this."""
+
 _BALANCED = 0.5  # part of the crops whose class is drawn evenly, where whole slices or regions are labelled
 _SAME_SCALE = 1.02  # pixels this close to square are taken as they are
 _AHEAD = 4  # batches prepared while the network works
@@ -43,6 +46,10 @@ class Example:
     image: Volume
     labels: NDArray[np.uint8]
     axes: str
+
+
+Advisor = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.uint8]]]
+"""Takes the labels of all volumes, (Z, Y, X) of class indices or ``UNLABELLED``, and returns others."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,7 @@ class CropSource:
         intensity: Grey-value statistics that are applied to every crop.
         shape: What a crop looks like.
         seed: The same seed gives the same crops.
+        advisor: Says more than the labels do, given these.
     """
 
     examples: Sequence[Example]
@@ -170,7 +178,9 @@ class CropSource:
     intensity: Intensity
     shape: CropShape
     seed: int = 0
+    advisor: Advisor | None = None
     _labels: list[NDArray[np.uint8]] = field(init=False)
+    _shown: list[NDArray[np.uint8]] = field(init=False)
     _voxels: list[LabelledVoxels] = field(init=False)
     _shares: list[NDArray[np.float64]] = field(init=False)
 
@@ -181,8 +191,14 @@ class CropSource:
         """Let the held-out labels join the training."""
         self._use([example.labels for example in self.examples])
 
+    def take_advice(self) -> None:
+        """Ask for labels beside those of the user; in batches they are greater by ``ADVISED``."""
+        if self.advisor:
+            pairs = zip(self._labels, self.advisor(self._labels), strict=True)
+            self._shown = [_with_advice(labels, advised) for labels, advised in pairs]
+
     def _use(self, labels: list[NDArray[np.uint8]]) -> None:
-        self._labels = labels
+        self._labels = self._shown = labels
         self._voxels = [LabelledVoxels.of(each, np.random.default_rng(self.seed)) for each in labels]
         self._shares = [axis_shares(each, e.axes) for each, e in zip(labels, self.examples, strict=True)]
 
@@ -241,7 +257,7 @@ class CropSource:
         return CropPlace(example, axis, tuple(voxels[rng.integers(len(voxels))]))
 
     def _crop(self, place: CropPlace, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        example = Example(self.examples[place.example].image, self._labels[place.example], "")
+        example = Example(self.examples[place.example].image, self._shown[place.example], "")
         shift = (float(rng.uniform(-0.4, 0.4)), float(rng.uniform(-0.4, 0.4)))
         return cut(example, place, self.shape, self.intensity, shift=shift)
 
@@ -267,6 +283,11 @@ class CropSource:
                 voxels = found[sorted(found)[m % len(found)]]
                 axis = AXIS_LETTERS.index(self.examples[n].axes[(m // len(found)) % len(self.examples[n].axes)])
                 yield CropPlace(n, axis, tuple(voxels[rng.integers(len(voxels))])), example
+
+
+def _with_advice(labels: NDArray[np.uint8], advised: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    marked = np.where(advised == UNLABELLED, advised, advised + np.uint8(ADVISED))
+    return np.where(labels == UNLABELLED, marked, labels)
 
 
 def _as_tensors(crops: list[tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> tuple[Tensor, Tensor]:

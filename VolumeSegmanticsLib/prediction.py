@@ -22,7 +22,7 @@ from .fusion import FULL, FUSIONS, Answer, Target
 from .intensity import Intensity
 from .models import Model, neighbours, standardised
 from .models.folding import folded
-from .settings import PredictSettings
+from .settings import MIRRORING, PredictSettings, augmentations
 from .slicing import planes
 from .threads import shared_fairly
 from .views import views
@@ -102,6 +102,13 @@ class Predictor:
         images = _padded(standardised(images, self.intensity), padding)
         images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return self.network(images)  # type: ignore[no-any-return]
+
+
+def warn_of_views(model: Model, settings: PredictSettings, report: Report) -> None:
+    """Tell where a model shall look at mirrored slices and has never seen any."""
+    learned = augmentations(model.card.settings.get("augment", "all"))
+    if settings.quality == "high" and not set(MIRRORING) <= set(learned):
+        report(Log("warning", "The model has not learned mirrored and turned slices, and quality high looks at such."))
 
 
 def predict_volume(

@@ -24,6 +24,9 @@ ARCHITECTURES = (
 LOSSES = ("auto", "cross_entropy_dice", "cross_entropy", "dice", "jaccard", "focal", "tversky", "generalised_dice")
 CLASS_WEIGHTS = ("none", "balanced", "root_balanced")
 AUGMENTATIONS = ("flips", "quarter_turns", "elastic", "scale", "brightness", "contrast", "noise", "blur", "gamma")
+MIRRORING = ("flips", "quarter_turns")
+"""Those of them that show a sample as it never lies, if it always lies the same way."""
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 QUALITIES = ("low", "medium", "high")
 FUSIONS = ("max", "mean", "vote")
@@ -153,6 +156,9 @@ class TrainSettings(Settings):
     batch_size: int = of_slices(8, "Crops that are learned from together.", minimum=2, maximum=1024)
     loss: str = of_slices("auto", "What is minimised; auto: strokes cross-entropy, else with Dice.", choices=LOSSES)
     class_weights: str = of_slices("none", "How much rare classes count more in the loss.", choices=CLASS_WEIGHTS)
+    local_weight: float = of_slices(
+        1.0, "Strokes: weight of what a local model is sure of around them; 0 = none.", minimum=0, maximum=100
+    )
     edge_weight: float = of_slices(0.5, "Strokes: pull of the image's edges on those learned.", minimum=0, maximum=100)
     learning_rate: float = of_slices(0.0, "Highest learning rate; 0 = found by a range test.", minimum=0, maximum=1)
     encoder_rate: float = of_slices(0.3, "Learning rate of a pre-trained encoder as a part.", minimum=0, maximum=1)
@@ -160,7 +166,7 @@ class TrainSettings(Settings):
     frozen_part: float = of_slices(0.2, "Part of the training with a pre-trained encoder frozen.", minimum=0, maximum=1)
     validation_part: float = setting(0.2, "Part of the labels held out; 0 = none.", minimum=0, maximum=0.5)
     patience: int = of_slices(20, "Epochs without a better score before it stops.", minimum=1, maximum=100_000)
-    augment: str = of_slices("all", f'"all", "none", or some of: {" ".join(AUGMENTATIONS)}.')
+    augment: str = of_slices("auto", f'"auto", "all", "none", or some of: {" ".join(AUGMENTATIONS)}.')
     precision: str = of_slices("auto", "Arithmetic; auto = the fastest that is good enough.", choices=PRECISIONS)
     device: str = setting("auto", '"auto", "cpu", "cuda", "cuda:1", "mps".')
     seed: int = setting(0, "Runs of one seed repeat; beside other programs, to rounding.", minimum=0, maximum=2**31 - 1)
@@ -176,6 +182,35 @@ class TrainSettings(Settings):
 
 
 @dataclass(frozen=True, repr=False)
+class LiveSettings(TrainSettings):
+    """How a local model is trained while somebody paints."""
+
+    model: str = setting("local", "Only local models learn so fast.", choices=("local",))
+    memory: str = setting("", 'Most that may be used, such as "4GB"; empty = half of what is free.')
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory:
+            memory.parse(self.memory)
+
+    @classmethod
+    def like(cls, settings: TrainSettings, *, memory: str = "") -> LiveSettings:
+        """Return settings with all that a training's say about local models."""
+        ours = {f.name: getattr(settings, f.name) for f in dataclasses.fields(TrainSettings) if _is_local(f)}
+        weights = ours["weights"] if ours["weights"] in ("imagenet", "none") else "imagenet"
+        return cls(**{**ours, "model": "local", "weights": weights, "memory": memory})
+
+    @property
+    def training(self) -> TrainSettings:
+        """The settings of a training that comes to the same model."""
+        return TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
+
+
+def _is_local(field: dataclasses.Field[Any]) -> bool:
+    return not field.metadata["models"] or "local" in field.metadata["models"]
+
+
+@dataclass(frozen=True, repr=False)
 class PredictSettings(Settings):
     """How a model is applied."""
 
@@ -184,7 +219,7 @@ class PredictSettings(Settings):
     fusion: str = of_slices("max", "How several views become one answer.", choices=FUSIONS)
     batch_size: int = of_slices(0, "Slices in one batch; 0 = found by itself.", minimum=0, maximum=4096)
     precision: str = of_slices("auto", "Arithmetic; auto = float16 on CUDA, else float32.", choices=PRECISIONS)
-    memory: str = of_slices("", 'Most that may be used, such as "4GB"; empty = half of what is free.')
+    memory: str = setting("", 'Most that may be used, such as "4GB"; empty = half of what is free.')
     device: str = setting("auto", '"auto", "cpu", "cuda", "cuda:1", "mps".')
 
     def __post_init__(self) -> None:
@@ -228,8 +263,9 @@ def axis_letters(axes: str) -> str:
 
 
 def augmentations(augment: str) -> tuple[str, ...]:
-    """Return the names of the augmentations that a setting asks for."""
-    names = {"all": AUGMENTATIONS, "none": ()}.get(augment, tuple(augment.replace(",", " ").split()))
+    """Return the names of the augmentations that a setting asks for; ``"auto"`` is all, see ``api.train``."""
+    known = {"auto": AUGMENTATIONS, "all": AUGMENTATIONS, "none": ()}
+    names = known.get(augment, tuple(augment.replace(",", " ").split()))
     unknown = [name for name in names if name not in AUGMENTATIONS]
     if unknown:
         raise SettingsError(f'There is no augmentation "{unknown[0]}".', f"There are: {', '.join(AUGMENTATIONS)}.")

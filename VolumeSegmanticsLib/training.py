@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import devices, metrics
 from .augment import Augmentation
 from .checkpoint import Checkpoint, optimiser_tensors, prefixed, restore_optimiser, under
-from .dataset import CropSource
+from .dataset import ADVISED, CropSource
 from .errors import ModelError
 from .events import EpochEnded, Log, Progress, Report, ignore
 from .learning_rate import STEPS, one_cycle, range_test
@@ -133,6 +133,8 @@ class Trainer:
         if self.stalled_at:
             clock.go_on_at(JOINING_PART, self.stalled_at)
         self._freeze(self.frozen_part > 0)
+        if not self.has_joined:  # else it was asked for when the held-out labels joined
+            self.source.take_advice()
         self.adapt_threads()
         if not self.fitted.learning_rate:
             self.fitted.learning_rate = self.settings.learning_rate or self._found_rate(clock)
@@ -178,13 +180,22 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.network(standardised(images, self.source.intensity))
-        loss = self.loss(logits, labels, self.weights)
+        loss = self._loss_of(logits, labels)
         self.scaler.scale(loss + self._off_edges(images, logits)).backward()
         self.scaler.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return loss.detach()
+
+    def _loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of the labels, and of what was advised, which counts less."""
+        is_advice = (labels >= ADVISED) & (labels != UNLABELLED)
+        loss = self.loss(logits, labels.masked_fill(is_advice, UNLABELLED), self.weights)
+        if not self.source.advisor:
+            return loss
+        advice = (labels - ADVISED).masked_fill(~is_advice, UNLABELLED)
+        return loss + self.settings.local_weight * self.loss(logits, advice, self.weights)
 
     def _off_edges(self, images: Tensor, logits: Tensor) -> Tensor | float:
         """Return the penalty for edges of the answer that lie off those of the image, where only strokes are known."""
@@ -247,6 +258,7 @@ class Trainer:
 
     def _join(self) -> None:
         self.source.release_held_out()
+        self.source.take_advice()
         self.weights = self._class_weights()
         self.has_joined = True
         self.report(Log("info", "The held-out labels join the training now; the score told is the one before."))

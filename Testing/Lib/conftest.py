@@ -71,6 +71,7 @@ def tiny_settings() -> TrainSettings:
         crop_size=32,
         batch_size=4,
         crops_per_epoch=16,
+        local_weight=0.0,
         epochs=2,
         learning_rate=1e-3,
     )

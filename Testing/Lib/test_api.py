@@ -301,3 +301,18 @@ def test_verbs_stay_callable_after_everything_is_imported():
         "assert all(callable(getattr(v, n)) for n in ('train', 'predict', 'evaluate'))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_samples_that_always_lie_alike_are_neither_mirrored_nor_turned(a_scene, quick, heard):
+    labels = np.zeros(a_scene.image.shape, np.uint8)
+    labels[:, -8:, -10:] = 1
+    trained = train(a_scene.image, LabelMap.of(labels), settings=quick, report=heard.append)
+    kept = trained.card.settings["augment"].split()
+    assert "noise" in kept
+    assert not {"flips", "quarter_turns"} & set(kept)
+    predict(a_scene.image, trained, quality="high", device="cpu", report=heard.append)
+    said = [event.text for event in heard if isinstance(event, Log)]
+    assert any("nothing is mirrored or turned" in text for text in said)
+    assert any("has not learned mirrored" in text for text in said)
+    asked_for = train(a_scene.image, LabelMap.of(labels), settings=dataclasses.replace(quick, augment="all"))
+    assert asked_for.card.settings["augment"] == "all"

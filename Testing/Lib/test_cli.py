@@ -20,7 +20,7 @@ from VolumeSegmanticsLib.volume import UNLABELLED, Grid, LabelMap, Volume
 
 TINY = [
     "--encoder", "resnet18", "--weights", "none", "--epochs", "1", "--set", "encoder_depth=3", "--set", "crop_size=32",
-    "--set", "batch_size=4", "--set", "crops_per_epoch=16", "--set", "learning_rate=0.001",
+    "--set", "batch_size=4", "--set", "crops_per_epoch=16", "--set", "learning_rate=0.001", "--set", "local_weight=0",
 ]  # fmt: skip
 
 

@@ -157,6 +157,7 @@ def test_what_is_no_axis_is_refused(axes):
     ("augment", "names"),
     [
         ("all", AUGMENTATIONS),
+        ("auto", AUGMENTATIONS),
         ("none", ()),
         ("", ()),
         ("noise, flips", ("noise", "flips")),

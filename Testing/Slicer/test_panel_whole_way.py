@@ -19,6 +19,7 @@ GRID = Grid(SHAPE, (1.5, 0.5, 0.5), (3.0, -4.0, 5.0))
 NAMES = {1: "Matrix", 2: "Fibre", 3: "Pore"}
 LEARNED_IN_SECONDS = TrainSettings(
     encoder="resnet18", weights="none", crop_size=32, batch_size=4, crops_per_epoch=16, epochs=3, learning_rate=1e-3,
+    local_weight=0.0,
 )  # fmt: skip
 PATIENCE_SECONDS = 300.0
 

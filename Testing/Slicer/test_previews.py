@@ -127,7 +127,7 @@ def a_workflow(a_scene, a_folder):
         workflow.parameters.choose("annotation", strokes)
         settings = TrainSettings(
             encoder="resnet18", weights="none", crop_size=32, batch_size=4, crops_per_epoch=16, epochs=1000,
-            learning_rate=1e-3, device="cpu",
+            local_weight=0.0, learning_rate=1e-3, device="cpu",
         )  # fmt: skip
         workflow.parameters.keep(settings)
         yield workflow

@@ -36,7 +36,7 @@ from VolumeSegmanticsSlicer.workflow import Workflow  # noqa: E402
 QUICK_WORKER = Path(__file__).parent / "workers" / "quick.py"
 LEARNED_IN_SECONDS = TrainSettings(
     encoder="resnet18", weights="none", crop_size=32, batch_size=4, crops_per_epoch=16, epochs=2, learning_rate=1e-3,
-    device="cpu",
+    local_weight=0.0, device="cpu",
 )  # fmt: skip
 COLORS = {"Mätrix": (0.1, 0.2, 0.3), "Faser | groß": (1.0, 0.5, 0.25), "Pore": (0.0, 0.75, 1 / 3)}
 
