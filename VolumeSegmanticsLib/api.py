@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from . import constraints, io
-from .big_prediction import predict_in_slabs
+from .advice import Advisor
+from .big_prediction import identity
 from .box import Box
-from .card import ModelCard
+from .box_planning import InBoxes
+from .card import NOT_VALIDATED, ModelCard, history_of, made_now
 from .checkpoint import Checkpoint
 from .constraints import Constrained
-from .dataset import CropShape, CropSource, crop_size
+from .dataset import ADVISED, CropShape, CropSource, crop_size
 from .errors import InputError, ResourceError, SettingsError
-from .events import EpochEnded, Log, Progress, Report, ignore
+from .events import Log, Progress, Report, ignore
 from .intensity import Intensity
 from .io.lazy import LazyArray
 from .jobs import write_atomically
@@ -31,23 +32,22 @@ from .local_prediction import predict_locally
 from .local_training import LocalTrainer
 from .metrics import Scores, score
 from .models import KINDS, Model, neighbours
-from .planning import Estimate, Run, begin_or_resume, estimate
-from .prediction import Prediction, check, predict_volume
+from .orientation import is_oriented
+from .planning import Estimate, Run, Way, begin_or_resume, estimate
+from .prediction import Prediction, predict_volume, warn_of_views
 from .prepare import Prepared, prepare
 from .report import evaluation_picture
-from .settings import PredictSettings, TrainSettings
+from .settings import AUGMENTATIONS, MIRRORING, PredictSettings, TrainSettings
+from .slab_planning import InSlabs
 from .slicing import HoldOut, hold_out
 from .training import Fitted, Trainer
-from .volume import Grid, LabelMap, Volume
+from .volume import UNLABELLED, Grid, LabelMap, Volume
 
 ImageLike = Volume | NDArray[Any] | str | Path
 LabelsLike = LabelMap | NDArray[Any] | str | Path
 
 BOX_MARGIN = 32
 """Voxels around a box that are looked at too: as far as its answer depends much on what lies there."""
-
-_NOT_VALIDATED = "Not validated: too few labels to hold any out. Look at the result."
-_PACKAGES = ("volumesegmantics", "torch", "segmentation-models-pytorch", "albumentations", "numpy")
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def train(
     volumes = [_as_volume(image, is_grey=is_grey) for image in _as_list(images)]
     maps = _read_all_labels(_as_list(labels), volumes, settings, report)
     prepared = prepare(volumes, maps, axes=settings.axes, known=parent.card.classes if parent else (), report=report)
+    settings = _augmented_fittingly(settings, prepared, report)
     card = _card_to_begin_with(prepared, settings, parent)
     checkpoint = None
     if KINDS[settings.model].is_local:
@@ -115,7 +116,7 @@ def train(
         watch = (lambda model: after_epoch(model, volumes[0])) if after_epoch else None
         model = _learned_from_slices(prepared, card, settings, parent, checkpoint, report, watch)
     model.network.cpu()
-    model.card = replace(model.card, name=Path(output).stem if output else "", **_made_now())
+    model.card = replace(model.card, name=Path(output).stem if output else "", **made_now())
     _tell_score(model.card, report)
     path = model.save(output) if output is not None else None
     if checkpoint:
@@ -125,14 +126,7 @@ def train(
 
 def _learned_locally(prepared: Prepared, card: ModelCard, settings: TrainSettings, report: Report) -> Model:
     """Train a local model; going on from one is training it anew, which takes seconds."""
-    model, scores, history = LocalTrainer(prepared, card, settings, report).run()
-    meaning = _NOT_VALIDATED if "mean_dice" not in scores else (
-        "Measured on strokes that were held out in turn, each by networks that had not learned it."
-    )  # fmt: skip
-    model.card = replace(
-        model.card, scores={**scores, "meaning": meaning}, history=tuple(_entry(epoch) for epoch in history)
-    )
-    return model
+    return LocalTrainer(prepared, card, settings, report).run().finished()
 
 
 def _learned_from_slices(
@@ -146,7 +140,7 @@ def _learned_from_slices(
 ) -> Model:
     """Train a network on crops of slices."""
     held_out = hold_out(prepared.label_maps, [c.value for c in prepared.classes], settings.validation_part)
-    model, source = _begin(prepared, card, held_out, settings, parent)
+    model, source = _begin(prepared, card, held_out, settings, parent, report)
     trainer = Trainer(
         model, source, settings, is_pretrained=parent is None and settings.weights != "none",
         report=report, checkpoint=checkpoint,
@@ -154,7 +148,7 @@ def _learned_from_slices(
     )  # fmt: skip
     fitted = trainer.run()
     scores = {**fitted.scores, "meaning": _meaning(fitted, held_out), "learning_rate": fitted.learning_rate}
-    model.card = replace(model.card, scores=scores, history=tuple(_entry(epoch) for epoch in fitted.history))
+    model.card = replace(model.card, scores=scores, history=history_of(fitted.history))
     return model
 
 
@@ -175,7 +169,7 @@ def predict(
         image: An array (Z, Y, X), a volume or a file.
         model: A model or its file.
         output: The label file to write. Where the volume is larger than the memory that may be used, the prediction
-            works in slabs beside it, and the same call goes on where an interrupted one was.
+            works part by part beside it, and the same call goes on where an interrupted one was.
         confidence: True to have the confidence too, or the image file to write it to.
         box: Start and stop of Z, Y and X: only these voxels are segmented, and the result holds no others.
         settings: All settings as one object.
@@ -190,13 +184,16 @@ def predict(
         if isinstance(path, str | Path):
             io.check_output(path)
     loaded = _as_model(model)
+    warn_of_views(loaded, settings, report)
     volume = _opened(image, is_grey=loaded.card.channels == 1)
     wanted = Box.of(box, volume.grid.shape) if box is not None else None
-    if wanted is None and not KINDS[loaded.card.model].is_local:
+    if wanted is None:
         paths = [Path(path) for path in (output, confidence) if isinstance(path, str | Path)]
-        run = begin_or_resume(volume, _source_of(image), loaded, settings, paths if output is not None else [], report)
+        way = _way(volume, loaded, settings, confidence=bool(confidence))
+        facts = partial(identity, volume, _source_of(image), loaded, settings, confidence=bool(confidence))
+        run = begin_or_resume(way, facts, paths if output is not None else [], report)
         if run is not None:
-            return _predicted_in_slabs(run, volume, loaded, confidence, report)
+            return _predicted_on_disk(run, volume, confidence, report)
     prediction = _predicted(volume, loaded, settings, wanted, confidence=bool(confidence), report=report)
     report(Progress("write", 0, 1))
     if output is not None:
@@ -221,11 +218,16 @@ def _predicted(
     return Prediction(inner.of_labels(prediction.labels), sure)
 
 
-def _predicted_in_slabs(
-    run: Run, volume: Volume, model: Model, confidence: str | Path | bool, report: Report
-) -> Prediction:
+def _way(volume: Volume, model: Model, settings: PredictSettings, *, confidence: bool) -> Way:
+    """Return how a volume is divided where it does not fit into the memory."""
+    if KINDS[model.card.model].is_local:
+        return InBoxes(volume, model, settings, confidence=confidence)
+    return InSlabs(volume, model, settings)
+
+
+def _predicted_on_disk(run: Run, volume: Volume, confidence: str | Path | bool, report: Report) -> Prediction:
     """Segment a volume larger than the memory; the labels that are returned are read from their file when needed."""
-    prediction = predict_in_slabs(volume, model, run.views, run.unfinished, predictor=run.predictor, report=report)
+    prediction = run.predict(report)
     report(Progress("write", 0, 1))
     path = io.write_labels(run.output, prediction.labels, report=report)
     sure = None
@@ -252,15 +254,11 @@ def plan_prediction(
 
     Raises:
         ResourceError: It cannot be made to fit into the memory; the hint says what would.
-        SettingsError: The model is a local one, which is not planned yet.
     """
     settings = replace(settings or PredictSettings(), **_known(PredictSettings, changes))
     loaded = _as_model(model)
-    if KINDS[loaded.card.model].is_local:
-        raise SettingsError("Local models have no plan.", "They are predicted box by box, with all of it in memory.")
     volume = _opened(image, is_grey=loaded.card.channels == 1)
-    check(volume, loaded)
-    return estimate(volume, loaded, settings)
+    return estimate(_way(volume, loaded, settings, confidence=False))
 
 
 def evaluate(
@@ -408,6 +406,14 @@ def _structure_of(parent: Model, settings: TrainSettings, report: Report) -> Tra
     return replace(settings, **theirs)
 
 
+def _augmented_fittingly(settings: TrainSettings, prepared: Prepared, report: Report) -> TrainSettings:
+    """Return the settings without mirrored and turned crops where the samples always lie the same way."""
+    if settings.augment != "auto" or not is_oriented([example.labels for example in prepared.examples]):
+        return settings
+    report(Log("info", "The annotated slices all lie the same way, so nothing is mirrored or turned (augment=all)."))
+    return replace(settings, augment=" ".join(name for name in AUGMENTATIONS if name not in MIRRORING))
+
+
 def _card_to_begin_with(prepared: Prepared, settings: TrainSettings, parent: Model | None) -> ModelCard:
     """Return what is known about a model before it has learned anything."""
     images = [example.image for example in prepared.examples]
@@ -432,7 +438,12 @@ def _card_to_begin_with(prepared: Prepared, settings: TrainSettings, parent: Mod
 
 
 def _begin(
-    prepared: Prepared, card: ModelCard, held_out: HoldOut | None, settings: TrainSettings, parent: Model | None
+    prepared: Prepared,
+    card: ModelCard,
+    held_out: HoldOut | None,
+    settings: TrainSettings,
+    parent: Model | None,
+    report: Report,
 ) -> tuple[Model, CropSource]:
     """Return the model to train and the source of its crops."""
     size = crop_size(prepared.examples, settings.crop_size, 32)
@@ -442,7 +453,10 @@ def _begin(
         model.take_over(parent)
     shape = CropShape(crop_size(prepared.examples, settings.crop_size, model.multiple), neighbours(card))
     intensity = Intensity.from_dict(card.intensity)
-    return model, CropSource(prepared.examples, held_out, intensity, shape, settings.seed)
+    source = CropSource(prepared.examples, held_out, intensity, shape, settings.seed)
+    if settings.local_weight and source.has_strokes_only and len(prepared.classes) < UNLABELLED - ADVISED:
+        source.advisor = Advisor(prepared, card, settings, shape.size, report)
+    return model, source
 
 
 def _checkpoint(
@@ -460,35 +474,15 @@ def _checkpoint(
     return Checkpoint(path.with_name(f"{path.stem}.unfinished{path.suffix}"), digest.hexdigest())
 
 
-def _made_now() -> dict[str, Any]:
-    """Return when and with what a model was made."""
-    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"created": created, "versions": _versions()}
-
-
 def _meaning(fitted: Fitted, held_out: HoldOut | None) -> str:
     if not fitted.scores or held_out is None:
-        return _NOT_VALIDATED
+        return NOT_VALIDATED
     if held_out.for_good:
         return "Measured on held-out labels that the model never learned from."
     return (
         "Measured on held-out labels before they joined the training at its end: with so few labelled slices it is "
         "a rough figure, and the model should be a little better than it says."
     )
-
-
-def _entry(epoch: EpochEnded) -> dict[str, Any]:
-    return {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "valid_dice": epoch.valid_dice}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _tell_score(card: ModelCard, report: Report) -> None:

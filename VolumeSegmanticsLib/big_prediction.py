@@ -9,7 +9,6 @@ gives what an undisturbed run gives.
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,44 +16,44 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .blocks import Plan, Slab
-from .bricks import Bricks, Window
+from .bricks import Bricks
 from .dataset import plane_scale
 from .errors import ResourceError
 from .events import Log, Progress, Report
 from .fusion import FULL, MaxTarget
 from .intensity import Intensity
-from .io.lazy import LazyArray
 from .models import Model
 from .prediction import Prediction, Predictor, Steps, answer_slices, class_values
 from .settings import PredictSettings
+from .stores import Layers, forget_pages, sample
 from .unfinished import BRICKS, Identity, Unfinished
 from .views import View
 from .volume import LabelMap, Volume
 
-_SAMPLED = 9  # slices that are looked at to know an image again, and to compare its grey values with those of training
-_SAMPLED_SIDE = 512  # px of them
 
-
-def identity(image: Volume, path: Path | None, model: Model, settings: PredictSettings) -> Identity:
+def identity(
+    image: Volume, path: Path | None, model: Model, settings: PredictSettings, *, confidence: bool = False
+) -> Identity:
     """Return what has to be the same for an interrupted run to go on.
 
     Args:
         image: Some of its voxels are looked at.
         path: The file or folder that it lies in; None where it is an array.
         model, settings: All of them counts.
+        confidence: Whether the confidence is wanted too.
     """
     weights = hashlib.sha256(model.card.to_json().encode())
     for name, tensor in sorted(model.network.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    voxels = hashlib.sha256(np.ascontiguousarray(_sample(image).array))
+    voxels = hashlib.sha256(np.ascontiguousarray(sample(image).array))
     facts = path.stat() if path is not None else None
     return {
         "image": {
@@ -66,7 +65,7 @@ def identity(image: Volume, path: Path | None, model: Model, settings: PredictSe
             "voxels": voxels.hexdigest(),
         },
         "model": weights.hexdigest(),
-        "setting": settings.to_dict(),
+        "setting": {**settings.to_dict(), "confidence": confidence},
     }
 
 
@@ -74,7 +73,7 @@ def predict_in_slabs(
     image: Volume,
     model: Model,
     views: Sequence[View],
-    run: Unfinished,
+    run: Unfinished[Plan],
     *,
     predictor: Predictor,
     report: Report,
@@ -95,7 +94,7 @@ def predict_in_slabs(
     Raises:
         ResourceError: The disk is full, or files of the run are gone.
     """
-    if remark := Intensity.from_dict(model.card.intensity).remark_on(_sample(image)):
+    if remark := Intensity.from_dict(model.card.intensity).remark_on(sample(image)):
         report(Log("warning", remark))
     stores = Stores.of(run, image)
     try:
@@ -125,7 +124,7 @@ class Stores:
     probability: Bricks
 
     @classmethod
-    def of(cls, run: Unfinished, image: Volume) -> Stores:
+    def of(cls, run: Unfinished[Plan], image: Volume) -> Stores:
         """Return the files of a run, which may not be there yet."""
 
         def store(name: str, shape: tuple[int, ...], dtype: Any) -> Bricks:
@@ -143,32 +142,9 @@ class Stores:
     def prediction(self, image: Volume, model: Model, thickness: int) -> Prediction:
         """Return the result, which is read when it is needed, so many slices at a time."""
         values = class_values(model)
-        labels = _Layers(self.best, thickness, lambda best: values[best])
-        sure = _Layers(self.probability, thickness, lambda p: np.rint(p * np.float32(100 / FULL)).astype(np.uint8))
+        labels = Layers(self.best, thickness, lambda best: values[best])
+        sure = Layers(self.probability, thickness, lambda p: np.rint(p * np.float32(100 / FULL)).astype(np.uint8))
         return Prediction(LabelMap(labels.lazy(), image.grid, model.card.classes), sure.lazy())
-
-
-class _Layers:
-    """Voxels that are read some slices at a time, which are kept, since slices are mostly asked for in turn."""
-
-    def __init__(self, bricks: Bricks, thickness: int, meaning: Any) -> None:
-        self._bricks, self._thickness, self._meaning = bricks, thickness, meaning
-        self._start, self._layer = -1, np.empty((0, 0, 0), np.uint8)
-
-    def lazy(self) -> NDArray[np.uint8]:
-        """Return them as an array that reads what it is cut with."""
-        return cast(Any, LazyArray(self._bricks.shape, np.dtype(np.uint8), self._read))
-
-    def _read(self, window: Window) -> NDArray[np.uint8]:
-        thick = self._thickness
-        layers = range(window[0].start // thick * thick, window[0].stop, thick)
-        if len(layers) > 1:
-            return cast(Any, self._meaning(self._bricks.read(window)))
-        if layers[0] != self._start:
-            _, rows, columns = (slice(0, n) for n in self._bricks.shape)
-            planes = slice(layers[0], min(layers[0] + thick, self._bricks.shape[0]))
-            self._start, self._layer = layers[0], self._meaning(self._bricks.read((planes, rows, columns)))
-        return self._layer[window[0].start - self._start : window[0].stop - self._start, window[1], window[2]]
 
 
 @dataclass(frozen=True)
@@ -186,7 +162,7 @@ class _Slabs:
 
     image: Volume
     views: Sequence[View]
-    run: Unfinished
+    run: Unfinished[Plan]
     stores: Stores
     predictor: Predictor
     report: Report
@@ -213,12 +189,8 @@ class _Slabs:
         assert self.stores.image is not None
         window = slab.window(self._shape)
         self.stores.image.write(window, np.asarray(self.image.array[window[0]]))
-        _forget_pages(self.image.array)
-        self._finished()
-
-    def _finished(self) -> None:
-        self.run.done += 1
-        self.run.keep()
+        forget_pages(self.image.array)
+        self.run.finished_one()
 
     def _see(self, slabs: Sequence[Slab], steps: Steps) -> None:
         """Send slabs through the network; the next is read, and the last written, in the meantime.
@@ -252,7 +224,7 @@ class _Slabs:
             voxels = self.stores.image.read(wide)
         else:
             voxels = np.array(self.image.array[wide[0]])
-            _forget_pages(self.image.array)
+            forget_pages(self.image.array)
         window = slab.window(self._shape)
         return _Loaded(voxels, self.stores.best.read(window), self.stores.probability.read(window))
 
@@ -276,7 +248,7 @@ class _Slabs:
         window = slab.window(self._shape)
         self.stores.best.write(window, loaded.best)
         self.stores.probability.write(window, loaded.probability)
-        self._finished()
+        self.run.finished_one()
 
 
 @contextmanager
@@ -294,22 +266,6 @@ def _workers(plan: Plan, predictor: Predictor) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
-
-
-def _sample(image: Volume) -> Volume:
-    """Return pixels of some slices, both evenly spread."""
-    places = np.unique(np.linspace(0, len(image.array) - 1, _SAMPLED).astype(int))
-    steps = tuple(slice(None, None, max(1, n // _SAMPLED_SIDE)) for n in image.grid.shape[1:])
-    return Volume.of(np.concatenate([np.asarray(image.array[z : z + 1])[(slice(None), *steps)] for z in places]))
-
-
-def _forget_pages(array: Any) -> None:
-    """Let go of the pages of a memory-mapped file that have been read: they would count as memory in use."""
-    while array is not None and not hasattr(array, "madvise"):
-        array = getattr(array, "_mmap", None) or getattr(array, "base", None)
-    advice = getattr(mmap, "MADV_DONTNEED", None)  # Windows has none
-    if array is not None and advice is not None:
-        array.madvise(advice)
 
 
 __all__ = ["identity", "predict_in_slabs"]

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from . import memory
 from .errors import ResourceError
@@ -105,12 +105,44 @@ class Work:
         return {"max": _MAX_BYTES, "mean": 2 * self.classes + 1, "vote": self.classes + 1}[self.fusion]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a volume is predicted; plain values, so that it can be written down.
+AnyPlan = TypeVar("AnyPlan", bound="WrittenPlan")
+
+
+class WrittenPlan:
+    """A dataclass of plain values, which can be written down.
 
     Attributes:
-        in_slabs: False where everything is in memory.
+        on_disk: False where everything is in memory.
+        shape: Of the volume.
+        peak_bytes: Memory that it takes.
+        disk_bytes: Space on the disk, until the result is written.
+    """
+
+    on_disk: bool
+    shape: Voxels
+    peak_bytes: int
+    disk_bytes: int
+
+    def told(self) -> str:
+        """Return it for people."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-able values."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_dict(cls: type[AnyPlan], values: dict[str, Any]) -> AnyPlan:
+        """Make a plan from what ``to_dict`` returned, also after a way through JSON."""
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Plan(WrittenPlan):
+    """How a volume is predicted slice by slice; plain values.
+
+    Attributes:
+        on_disk: False where everything is in memory.
         shape: Of the volume.
         thickness: Slices of a slab along (Z, Y, X).
         batch: Slices that go through the network together, for slices of Z, Y and X.
@@ -121,7 +153,7 @@ class Plan:
         disk_bytes: Space on the disk, until the result is written.
     """
 
-    in_slabs: bool
+    on_disk: bool
     shape: Voxels
     thickness: Voxels
     batch: Voxels
@@ -136,20 +168,20 @@ class Plan:
         """Voxels (Z, Y, X) that lie together on the disk: slabs consist of whole bricks, unless these were tiny."""
         return _brick(self.shape, self.thickness)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-able values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Plan:
-        """Make a plan from what ``to_dict`` returned, also after a way through JSON."""
-        known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**known)
-
     def slabs(self, views: Sequence[View]) -> tuple[Slab, ...]:
         """Return all slabs in their order; the copying of the image comes first."""
-        copying = self._along(_NO_VIEW, 0) if self.copies else ()
+        depth, thick = self.shape[0], self.thickness[0]
+        starts = range(0, depth, thick) if self.copies else ()
+        copying = (Slab.copy(start, min(start + thick, depth)) for start in starts)
         return (*copying, *(slab for n, view in enumerate(views) for slab in self._along(n, view.axis)))
+
+    def told(self) -> str:
+        """Return it for people."""
+        if not self.on_disk:
+            return "All in memory at once"
+        z, y, x = self.thickness
+        tiled = f", in tiles of {self.tile} pixels" if self.tile else ""
+        return f"In slabs of {z} slices along Z, {y} along Y, {x} along X{tiled}"
 
     def _along(self, view: int, axis: int) -> Iterator[Slab]:
         for start in range(0, self.shape[axis], self.thickness[axis]):
@@ -171,6 +203,11 @@ class Slab:
     axis: int
     start: int
     stop: int
+
+    @classmethod
+    def copy(cls, start: int, stop: int) -> Slab:
+        """Return some slices of the image that are copied."""
+        return cls(_NO_VIEW, 0, start, stop)
 
     @property
     def is_copy(self) -> bool:
@@ -328,4 +365,4 @@ def _amount(size: float) -> str:
     return f"{math.ceil(size / 10**8) * 100}MB"
 
 
-__all__ = ["Need", "Plan", "Slab", "Work", "plan", "tiles"]
+__all__ = ["AnyPlan", "Need", "Plan", "Slab", "Work", "WrittenPlan", "plan", "tiles"]

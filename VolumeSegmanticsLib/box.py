@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,26 @@ class Box:
         z0, y0, x0 = (max(0, start - margin) for start in self.start)
         z1, y1, x1 = (min(n, stop + margin) for stop, n in zip(self.stop, shape, strict=True))
         return Box((z0, y0, x0), (z1, y1, x1))
+
+    def grown(self, margin: Sequence[int]) -> Box:
+        """Return the box with some voxels more on both sides of (Z, Y, X), wherever that leads."""
+        z0, y0, x0 = (start - m for start, m in zip(self.start, margin, strict=True))
+        z1, y1, x1 = (stop + m for stop, m in zip(self.stop, margin, strict=True))
+        return Box((z0, y0, x0), (z1, y1, x1))
+
+    def common(self, other: Box) -> Box | None:
+        """Return the voxels that two boxes share; None where there are none."""
+        z0, y0, x0 = map(max, self.start, other.start)
+        z1, y1, x1 = map(min, self.stop, other.stop)
+        return Box((z0, y0, x0), (z1, y1, x1)) if z0 < z1 and y0 < y1 and x0 < x1 else None
+
+    def tiles(self, side: int) -> list[Box]:
+        """Return the box in parts of at most ``side`` voxels a side."""
+        spans = [
+            [(a, min(a + side, stop)) for a in range(start, stop, side)]
+            for start, stop in zip(self.start, self.stop, strict=True)
+        ]
+        return [Box((z[0], y[0], x[0]), (z[1], y[1], x[1])) for z, y, x in itertools.product(*spans)]
 
     def seen_from(self, start: Voxel) -> Box:
         """Return the same voxels, counted from another first voxel."""

@@ -8,17 +8,23 @@ card is read, and a truncated file noticed, with the standard library alone.
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import importlib.metadata
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .classes import LabelClass
 from .errors import InputError, ModelError
+from .events import EpochEnded
 
 CARD_KEY = "volume_segmantics_card"
 CARD_VERSION = 1
+NOT_VALIDATED = "Not validated: too few labels to hold any out. Look at the result."
+PACKAGES = ("volumesegmantics", "torch", "segmentation-models-pytorch", "albumentations", "numpy")
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of the format itself
 
 
@@ -87,6 +93,27 @@ class ModelCard:
             return cls(**{**values, **_as_tuples(values)})
         except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
             raise ModelError(f"The model card is not complete: {error}.", "Train the model again.") from None
+
+
+def made_now() -> dict[str, Any]:
+    """Return what a card says about when, and with which packages, its model was made."""
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {"created": created, "versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def history_of(epochs: Iterable[EpochEnded]) -> tuple[dict[str, Any], ...]:
+    """Return what a card says about the epochs of a training."""
+    return tuple({"epoch": e.epoch, "train_loss": e.train_loss, "valid_dice": e.valid_dice} for e in epochs)
 
 
 def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class Preview(Event):
-    """A picture or label file of the present state lies at ``path``."""
+    """A picture or label file of the present state lies at ``path``; empty: there is nothing to show any more."""
 
     path: str
 

@@ -1,7 +1,8 @@
-"""How much memory a network takes while it answers: measured on one small picture, before anything large begins."""
+"""How much memory a model takes while it answers: measured on something small, before anything large begins."""
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .blocks import Need
+from .box import Box
+from .local_prediction import LocalPredictor
 from .prediction import BATCH_PIXELS, Predictor
 
 _SIDE = 256  # px of the picture; memory grows with the pixels from here on
 _SPARE = 1.25  # libraries keep some memory that no tensor knows of
 _NUMPY_VALUE, _NUMPY_ANSWER = 8, 3  # bytes: grey values before and after scaling; class and probability
+_CUT_BYTES = 12  # a voxel of a box with its margin: as it is stored, as float32, and that in order
 _DEVICE_SHARE = 0.5  # of what is free
 _HUNGRIEST = 4096  # bytes a pixel; a U-Net with a resnet34 takes about 400
 
@@ -62,9 +66,21 @@ def need_of(predictor: Predictor) -> Need:
     waiting = _NUMPY_VALUE * channels + _NUMPY_ANSWER
     pixels, kind = BATCH_PIXELS[predictor.device.type], predictor.device.type
     if kind == "cuda":
-        free, _ = torch.cuda.mem_get_info(predictor.device)
-        return Need(waiting, waiting, pixels, device_pixel=pixel, device_memory=int(free * _DEVICE_SHARE))
+        return Need(waiting, waiting, pixels, device_pixel=pixel, device_memory=free_on(predictor.device))
     return Need(pixel, waiting, pixels, workers=torch.get_num_threads() if kind == "cpu" else 1)
+
+
+def free_on(device: torch.device) -> int:
+    """Return how many bytes of a device's own memory may be used; more than enough where it has none."""
+    return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE) if device.type == "cuda" else 2**62
+
+
+def box_bytes(predictor: LocalPredictor, shape: tuple[int, int, int]) -> float:
+    """Return what a local model takes for a box; ``predictor`` sees an image of this shape, or a larger one."""
+    with _Living() as tensors:
+        predictor.answer(Box((0, 0, 0), shape))
+    wide = math.prod(n + 2 * m for n, m in zip(shape, predictor.features.margin, strict=True))
+    return _SPARE * tensors.peak + _CUT_BYTES * wide * predictor.image.channels
 
 
 def surely_fits(voxel_bytes: int, largest_slice: int, device: str, budget: int) -> bool:
@@ -79,4 +95,4 @@ def surely_fits(voxel_bytes: int, largest_slice: int, device: str, budget: int) 
     return voxel_bytes + max(BATCH_PIXELS[device], largest_slice) * _HUNGRIEST < budget
 
 
-__all__ = ["need_of", "surely_fits"]
+__all__ = ["box_bytes", "free_on", "need_of", "surely_fits"]

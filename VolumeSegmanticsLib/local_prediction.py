@@ -30,6 +30,9 @@ from .volume import LabelMap, Volume
 BOX_SIDE = 128
 """Voxels, where memory allows; larger boxes have relatively less margin, but leave the processor's cache."""
 
+ROUND_REACH = 4
+"""Voxels that a round of smoothing looks at on each side: it smooths twice, over two voxels."""
+
 _FEATURE_BYTES = 1_000_000_000  # what the features of all boxes that are worked on may take together
 _CHUNK = 4096  # voxels that go through the networks together: what a layer leaves stays in the cache
 _FULL = 100  # percent
@@ -94,9 +97,11 @@ class LocalPredictor:
         self.features = features_on(image.grid, settings["octaves"])
         self.intensity = Intensity.from_dict(model.card.intensity)
         self.network: LocalNetwork = copy.deepcopy(model.network).to(device).eval().requires_grad_(False)  # type: ignore[assignment]
+        self.classes = model.card.classes
         self.values = torch.tensor([c.value for c in model.card.classes], dtype=torch.uint8, device=device)
         self.fine, self.edge = self.features.fine, float(self.network.edge)
         self.rounds = settings["smoothing"]
+        self.reach = tuple(ROUND_REACH * self.rounds * fine for fine in self.fine)
         self.threads = torch.get_num_threads() if device.type == "cpu" else 1
 
     def boxes(self) -> list[Box]:
@@ -123,28 +128,35 @@ class LocalPredictor:
 
     def probabilities(self, box: Box) -> Tensor:
         """Return the probability of every class, float32 (classes, Z, Y, X)."""
-        reach = [4 * self.rounds * fine for fine in self.fine]  # a round smooths twice, over two voxels each time
-        ring = [-(-r // multiple) * multiple for r, multiple in zip(reach, self.features.multiple, strict=True)]
+        ring = [-(-r // multiple) * multiple for r, multiple in zip(self.reach, self.features.multiple, strict=True)]
         whole = [-(-n // multiple) * multiple for n, multiple in zip(box.shape, self.features.multiple, strict=True)]
         z, y, x = ((start - r, start + n + r) for start, n, r in zip(box.start, whole, ring, strict=True))
         wide = Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
         block = cut(self.image, wide, self.features.margin, self.intensity).to(self.device)
         features = self.features.of(block)
         guide = cropped(block, self.features.margin).mean(dim=0, keepdim=True)
-        probabilities = self._told(features).view(-1, *features.shape[1:])
-        surplus = tuple(r - needed for r, needed in zip(ring, reach, strict=True))
-        probabilities, guide = cropped(probabilities, surplus), cropped(guide, surplus)
-        for _ in range(self.rounds):
-            probabilities, guide = _guided(probabilities, guide, self.fine, self.edge)
+        surplus = tuple(r - needed for r, needed in zip(ring, self.reach, strict=True))
+        probabilities = self.along_edges(cropped(self.told(features), surplus), cropped(guide, surplus))
         return probabilities[:, : box.shape[0], : box.shape[1], : box.shape[2]]
 
-    def _told(self, features: Tensor) -> Tensor:
-        """Return what the networks say about all voxels, (classes, N)."""
+    def along_edges(self, probabilities: Tensor, guide: Tensor) -> Tensor:
+        """Return probabilities (classes, Z, Y, X) smoothed along the edges of the image, without ``reach`` voxels.
+
+        Args:
+            probabilities: Of a box.
+            guide: Its grey values 0 … 1, (1, Z, Y, X).
+        """
+        for _ in range(self.rounds):
+            probabilities, guide = _guided(probabilities, guide, self.fine, self.edge)
+        return probabilities
+
+    def told(self, features: Tensor) -> Tensor:
+        """Return what the networks say about features (features, Z, Y, X), float32 (classes, Z, Y, X)."""
         flat = features.flatten(1)
         told = flat.new_empty(len(self.values), flat.shape[1])
         for start in range(0, flat.shape[1], _CHUNK):
             told[:, start : start + _CHUNK] = self.network(flat[:, start : start + _CHUNK])
-        return told
+        return told.view(-1, *features.shape[1:])
 
 
 def _guided(probabilities: Tensor, guide: Tensor, fine: Axes, edge: float) -> tuple[Tensor, Tensor]:

@@ -75,6 +75,11 @@ class Inbox:
         """Say that the task shall stop."""
         self._messages.put(None)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something waits to be taken, be it that the task shall stop."""
+        return not self._messages.empty()
+
     def take(self, *, wait: bool) -> list[Message]:
         """Return all messages that are there.
 

@@ -36,7 +36,7 @@ def cut(image: Volume, box: Box, margin: Sequence[int], intensity: Intensity) ->
         intensity: Grey-value statistics that are applied.
     """
     places = [
-        _mirrored(np.arange(start - m, stop + m), side)
+        mirrored(np.arange(start - m, stop + m), side)
         for start, stop, m, side in zip(box.start, box.stop, margin, image.grid.shape, strict=True)
     ]
     window = tuple(slice(int(place.min()), int(place.max()) + 1) for place in places)
@@ -48,7 +48,7 @@ def cut(image: Volume, box: Box, margin: Sequence[int], intensity: Intensity) ->
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, 3, 0)))
 
 
-def _mirrored(places: NDArray[np.intp], side: int) -> NDArray[np.intp]:
+def mirrored(places: NDArray[np.intp], side: int) -> NDArray[np.intp]:
     """Return where on an axis of some voxels the values of any places come from."""
     places = places % (2 * side)
     return np.where(places < side, places, 2 * side - 1 - places)

@@ -1,91 +1,117 @@
-"""What a prediction will take before it begins: how it is divided, memory, disk and time."""
+"""What a prediction will take before it begins, whatever the model: how it is divided, memory, disk and time."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import Any, Protocol
 
 from . import devices, io, memory
-from .big_prediction import identity
-from .blocks import Plan, Work, plan, tiles
-from .dataset import plane_scale
+from .blocks import WrittenPlan
 from .errors import ResourceError
 from .events import Log, Report
-from .footprint import need_of, surely_fits
-from .models import Model, neighbours
-from .prediction import Predictor, check, seen_axes
+from .prediction import Prediction
 from .settings import PredictSettings
-from .unfinished import Unfinished
-from .views import View, views
-from .volume import Volume
+from .unfinished import Identity, Unfinished
 
-_LONG = 3.0  # s; what takes longer is not tried twice
+_KEPT_BACK = 100_000_000  # bytes of freed memory that the C library does not give back; some 10 to 60 MB were seen
+
+
+class Way(Protocol):
+    """A prediction of one volume: in slabs, or in boxes.
+
+    Attributes:
+        kind: What its plans are.
+        settings: Of the prediction.
+    """
+
+    kind: type[WrittenPlan]
+    settings: PredictSettings
+
+    def surely_fits(self, budget: int) -> bool:
+        """Tell without a measurement that all fits into a budget of bytes."""
+        ...
+
+    def get_ready(self) -> None:
+        """Bring into memory what counts as the program itself."""
+        ...
+
+    def plan(self, budget: int) -> Any:
+        """Divide the prediction so that it fits into a budget of bytes."""
+        ...
+
+    def steps(self, divided: Any) -> int:
+        """Return how many parts there are."""
+        ...
+
+    def seconds(self, divided: Any) -> float:
+        """Try out some parts, and return about how long all of them take."""
+        ...
+
+    def predict(self, run: Any, report: Report) -> Prediction:
+        """Do what is not done yet of a run; the result is read from its folder when it is needed."""
+        ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """A prediction in slabs that can begin, or go on.
+    """A prediction that works on the disk and can begin, or go on.
 
     Attributes:
         output: The label file that it makes.
         unfinished: Its plan, and what is done of it.
-        views: Along which it looks.
-        predictor: Answers.
+        way: How it is done.
     """
 
     output: Path
-    unfinished: Unfinished
-    views: tuple[View, ...]
-    predictor: Predictor
+    unfinished: Unfinished[Any]
+    way: Way
+
+    def predict(self, report: Report) -> Prediction:
+        """Do what is not done yet; the result is read from the folder of the run when it is needed."""
+        return self.way.predict(self.unfinished, report)
 
 
-def begin_or_resume(
-    image: Volume, source: Path | None, model: Model, settings: PredictSettings, outputs: Sequence[Path], report: Report
-) -> Run | None:
-    """Return the prediction in slabs that makes a file; None where there is no need to divide it.
+def begin_or_resume(way: Way, facts: Callable[[], Identity], outputs: Sequence[Path], report: Report) -> Run | None:
+    """Return the prediction on the disk that makes a file; None where there is no need of one.
 
     Args:
-        image: Memory-mapped or lazy.
-        source: The file or folder that it lies in.
-        model, settings: Of the prediction.
+        way: The prediction.
+        facts: Returns what it is about.
         outputs: The files to be made, labels first, beside which the run keeps what it has done.
         report: Is told.
 
     Raises:
         ResourceError: Memory or disk are too small.
-        ModelError: The model takes another number of channels.
     """
-    check(image, model)
-    seen = views(settings.quality, seen_axes(image, model, settings))
-    work, facts = _work(image, model, settings, seen), partial(identity, image, source, model, settings)
     folder = Unfinished.folder_of(outputs[0]) if outputs else None
-    known = Unfinished.find(folder, facts(), report) if folder and folder.is_dir() else None
+    known = Unfinished.find(folder, facts(), way.kind, report) if folder and folder.is_dir() else None
     if known:
-        report(Log("info", f"An interrupted prediction goes on: {known.done} of {len(known.plan.slabs(seen))} steps."))
-        return Run(outputs[0], known, seen, Predictor(model, settings))
-    if _surely_fits(work, settings) or (folder is None and not settings.memory):
+        report(Log("info", f"An interrupted prediction goes on: {known.done} of {way.steps(known.plan)} steps."))
+        return Run(outputs[0], known, way)
+    if way.surely_fits(budget(way.settings)) or (folder is None and not way.settings.memory):
         return None
-    predictor = Predictor(model, settings)
-    divided = plan(work, need_of(predictor), budget(settings))
-    if not divided.in_slabs:
+    divided = _planned(way)
+    if not divided.on_disk:
         return None
     if folder is None:
         raise ResourceError(
-            f"The volume does not fit into {settings.memory} of memory.", "Name an output file: then it goes in slabs."
+            f"The volume does not fit into {way.settings.memory} of memory.",
+            "Name an output file: then it goes part by part.",
         )
-    _check_writers(outputs, 3 * work.voxels, budget(settings))
+    _check_writers(outputs, 3 * math.prod(divided.shape), budget(way.settings))
     check_disk(divided, folder.parent)
-    report(Log("info", f'{_how(divided)}, with {memory.told(divided.disk_bytes)} in "{folder.name}" until it is done.'))
-    return Run(outputs[0], Unfinished.begin(folder, facts(), divided), seen, predictor)
+    place = f'{memory.told(divided.disk_bytes)} in "{folder.name}"'
+    report(Log("info", f"{divided.told()}, with {place} until it is done."))
+    return Run(outputs[0], Unfinished.begin(folder, facts(), divided), way)
+
+
+def _planned(way: Way) -> Any:
+    way.get_ready()
+    return way.plan(budget(way.settings))
 
 
 def _check_writers(outputs: Sequence[Path], needed: int, budget: int) -> None:
@@ -105,7 +131,7 @@ def budget(settings: PredictSettings) -> int:
     choice, all of it.
     """
     if settings.memory:
-        allowed, taken = memory.parse(settings.memory), memory.in_use()
+        allowed, taken = memory.parse(settings.memory), memory.in_use() + _KEPT_BACK
         if allowed <= taken:
             raise ResourceError(
                 f"The program alone takes {memory.told(taken)}, and it is given {memory.told(allowed)}.",
@@ -115,8 +141,8 @@ def budget(settings: PredictSettings) -> int:
     return memory.free() // (2 if settings.fusion == "max" else 1)
 
 
-def check_disk(divided: Plan, folder: Path) -> None:
-    """Make sure that what is between two slabs, and the result, have a place.
+def check_disk(divided: WrittenPlan, folder: Path) -> None:
+    """Make sure that what is kept on the way, and the result, have a place.
 
     Raises:
         ResourceError: The disk is too full.
@@ -135,12 +161,12 @@ class Estimate:
 
     Attributes:
         plan: How it is divided.
-        seconds: About how long the network computes.
+        seconds: About how long it computes.
         memory: Bytes, those that the program itself takes included.
         device: What computes.
     """
 
-    plan: Plan
+    plan: WrittenPlan
     seconds: float
     memory: int
     device: str
@@ -157,7 +183,7 @@ class Estimate:
         minutes, seconds = divmod(round(self.seconds), 60)
         clock = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
         lines = [
-            f"{_how(self.plan)}.",
+            f"{self.plan.told()}.",
             f"time    about {clock} on {self.device}, without reading and writing",
             f"memory  {memory.told(self.memory)}",
         ]
@@ -166,65 +192,15 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(image: Volume, model: Model, settings: PredictSettings) -> Estimate:
-    """Plan a prediction, and try out how long the network takes for a batch of every axis.
+def estimate(way: Way) -> Estimate:
+    """Plan a prediction, and try out how long its parts take.
 
     Raises:
         ResourceError: It cannot be made to fit; the hint says what would.
     """
-    seen = views(settings.quality, seen_axes(image, model, settings))
-    work, predictor = _work(image, model, settings, seen), Predictor(model, settings)
-    divided = plan(work, need_of(predictor), budget(settings))
-    taken = {axis: _seconds(axis, divided, work, predictor) for axis in work.axes}
-    total = sum(taken[view.axis] for view in seen)
-    return Estimate(divided, total, divided.peak_bytes + memory.in_use(), str(predictor.device))
+    divided = _planned(way)
+    taken = memory.in_use() + divided.peak_bytes
+    return Estimate(divided, way.seconds(divided), taken, str(devices.choose(way.settings.device)))
 
 
-def _work(image: Volume, model: Model, settings: PredictSettings, seen: Sequence[View]) -> Work:
-    z, y, x = (plane_scale(View(axis), image.grid.spacing) for axis in range(3))
-    return Work(
-        image.grid.shape, tuple(seen), image.channels * image.array.dtype.itemsize, len(model.card.classes),
-        settings.fusion, neighbours(model.card), (z, y, x), settings.batch_size,
-    )  # fmt: skip
-
-
-def _surely_fits(work: Work, settings: PredictSettings) -> bool:
-    """Tell without trying the network that all fits into memory."""
-    resident = work.voxels * (work.image_bytes + work.fused_bytes())
-    largest = max(work.pixels(axis) for axis in work.axes) * max(1, work.batch)
-    return surely_fits(resident, largest, devices.choose(settings.device).type, budget(settings))
-
-
-def _seconds(axis: int, divided: Plan, work: Work, predictor: Predictor) -> float:
-    """Return about how long the network computes all slices of an axis."""
-    rows, columns = (n for a, n in enumerate(work.shape) if a != axis)
-    seen = [min(n, divided.tile or n) for n in (rows, columns)]
-    channels = predictor.card.channels * (2 * predictor.neighbours + 1)
-    picture = np.random.default_rng(0).random((divided.batch[axis], *seen, channels), np.float32)
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // divided.workers))
-    try:
-        taken = _once(picture, work.scales[axis], predictor)
-        if taken < _LONG:  # the first time is slower
-            taken = _once(picture, work.scales[axis], predictor)
-    finally:
-        torch.set_num_threads(before)
-    parts = len(tiles((rows, columns), divided.tile))
-    return taken * parts * work.shape[axis] / divided.batch[axis] / divided.workers
-
-
-def _once(picture: Any, scale: tuple[float, float], predictor: Predictor) -> float:
-    start = time.perf_counter()
-    predictor.answer(picture, scale, every=False)
-    return time.perf_counter() - start
-
-
-def _how(divided: Plan) -> str:
-    if not divided.in_slabs:
-        return "All in memory at once"
-    z, y, x = divided.thickness
-    tiled = f", in tiles of {divided.tile} pixels" if divided.tile else ""
-    return f"In slabs of {z} slices along Z, {y} along Y, {x} along X{tiled}"
-
-
-__all__ = ["Estimate", "Run", "begin_or_resume", "estimate"]
+__all__ = ["Estimate", "Run", "Way", "begin_or_resume", "estimate"]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import devices, io
-from .box import Box
+from .box import Box, Voxel
 from .dataset import plane_scale
 from .events import Log, Preview, Report
 from .intensity import Intensity
@@ -47,8 +47,7 @@ class Previews:
     def __init__(self, folder: Path, report: Report, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._report, self._clock = folder, report, clock
         self._next = -float("inf")  # in seconds of the clock
-        self._written: list[Path] = []
-        self._count = 0
+        self._files = PreviewFiles(folder)
 
     def __call__(self, model: Model, image: Volume) -> None:
         """Show what a model makes of the slice that is watched, unless the last preview was a moment ago."""
@@ -64,15 +63,36 @@ class Previews:
             self._next = float("inf")
             self._report(Log("warning", "There is not enough memory for previews: the training goes on without."))
             return
-        self._keep(labels)
+        path = self._files.write(labels)
         end = self._clock()
         self._next = end + max(SHORTEST_SECONDS, (end - start) / SHARE)
-        self._report(Preview(str(self._written[-1])))
+        self._report(Preview(str(path)))
 
-    def _keep(self, labels: LabelMap) -> None:
+
+class PreviewFiles:
+    """The label files of previews in a job's folder, each under a new name.
+
+    Args:
+        folder: The job's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        self._written: list[Path] = []
+
+    def write(self, labels: LabelMap) -> Path:
+        """Write the next one, and remove what nobody reads any more."""
         self._count += 1
         self._written.append(io.write_labels(self._folder / f"preview-{self._count}.seg.nrrd", labels))
-        while len(self._written) > KEPT:
+        self._remove_all_but(KEPT)
+        return self._written[-1]
+
+    def remove(self) -> None:
+        """Remove all of them."""
+        self._remove_all_but(0)
+
+    def _remove_all_but(self, kept: int) -> None:
+        while len(self._written) > kept:
             self._written.pop(0).unlink(missing_ok=True)
 
 
@@ -83,7 +103,7 @@ def segmented_slice(image: Volume, watched: Watched, model: Model) -> LabelMap:
         Labels on the grid of the slice, one voxel thick; of a large slice only on its middle.
     """
     axis = AXIS_LETTERS.index(watched.axis)
-    box = _box(image, axis, watched.index)
+    box = middle_of_slice(image.grid.shape, axis, watched.index)
     predictor = _AsItIs(model)
     scale = plane_scale(View(axis), image.grid.spacing)
     answer = predictor.answer(_slice(image, axis, box, predictor), scale, every=False)
@@ -105,9 +125,8 @@ class _AsItIs(Predictor):
         self.dtype = torch.float32
 
 
-def _box(image: Volume, axis: int, index: int) -> Box:
-    """Return the slice, or the middle of one that is large."""
-    shape = image.grid.shape
+def middle_of_slice(shape: Voxel, axis: int, index: int) -> Box:
+    """Return a slice of a volume, or the middle of one that is large; one beyond the volume means its last slice."""
     start = [max(0, (n - LONGEST_SIDE) // 2) for n in shape]
     stop = [min(n, first + LONGEST_SIDE) for first, n in zip(start, shape, strict=True)]
     start[axis] = min(max(0, index), shape[axis] - 1)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .settings import AXIS_LETTERS, axis_letters
-from .volume import UNLABELLED, Grid, LabelMap, value_counts
+from .volume import UNLABELLED, Grid, LabelMap
 
 LARGEST_ASPECT = 3.0
 """Planes whose pixels are longer than this many times their width are not worth learning unless asked for."""
@@ -180,13 +180,15 @@ class LabelledVoxels:
     @classmethod
     def of(cls, labels: NDArray[np.uint8], rng: np.random.Generator) -> LabelledVoxels:
         """Find them, plane by plane; memory stays bounded for fully labelled volumes."""
-        counts = value_counts(labels)
-        values = [int(v) for v in np.flatnonzero(counts[:UNLABELLED])]
+        counts = np.sum([np.bincount(plane[plane != UNLABELLED], minlength=UNLABELLED) for plane in labels], axis=0)
+        values = [int(v) for v in np.flatnonzero(counts)]
         kept = {value: min(1.0, _INDEXED_VOXELS / counts[value]) for value in values}
         found: dict[int, list[NDArray[np.int32]]] = {value: [] for value in values}
         for z, plane in enumerate(labels):
-            for value in values:
-                rows, columns = np.nonzero(plane == value)
+            all_rows, all_columns = np.nonzero(plane != UNLABELLED)
+            classes = plane[all_rows, all_columns]
+            for value in np.unique(classes).tolist():
+                rows, columns = all_rows[classes == value], all_columns[classes == value]
                 if kept[value] < 1:
                     chosen = rng.random(len(rows)) < kept[value]
                     rows, columns = rows[chosen], columns[chosen]

@@ -9,24 +9,41 @@ predict   image, model, box (optional)               labels, confidence (optiona
 evaluate  prediction, truth                          folder
 constrain labels                                     labels
 simulate                                             image, strokes (if the settings want them)
+live      image, box (optional)                      model, labels (optional)
 ========  =========================================  ==================================
 
 The settings of a job are those of ``TrainSettings``, ``PredictSettings``, ``EvaluateSettings``,
-``ConstrainSettings`` and ``SimulateSettings``. What needs torch is imported when a task runs: simulating works before
-it is installed.
+``ConstrainSettings``, ``SimulateSettings`` and ``LiveSettings``. What needs torch is imported when a task runs:
+simulating works before it is installed.
+
+``live`` talks with its parent as long as that paints. It takes ``Strokes`` (files of ``SparseLabels``), ``Look`` and
+``End``, and tells ``Preview``: the slice in view, whose labels come twice after a stroke, from a short training and
+then from the full one. ``Progress`` names what it does: prepare, learn, segment (blocks), and, when nothing is left to
+do until the next message, ready, or wait, where too little is painted. With ``End`` it finishes; with the end of stdin
+nothing is left of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import io, simulate
+from .box import Box
 from .errors import InputError
 from .events import Progress, Report
 from .jobs import Job
-from .settings import ConstrainSettings, EvaluateSettings, PredictSettings, SimulateSettings, TrainSettings
+from .messages import Inbox
+from .settings import (
+    ConstrainSettings,
+    EvaluateSettings,
+    LiveSettings,
+    PredictSettings,
+    SimulateSettings,
+    TrainSettings,
+)
 
 
 def train(job: Job, report: Report) -> dict[str, Any]:
@@ -106,6 +123,27 @@ def simulate_tomogram(job: Job, report: Report) -> dict[str, Any]:
     return {name: str(path) for name, path in made.items()}
 
 
+def live(job: Job, report: Report, *, inbox: Inbox) -> dict[str, Any]:
+    """Train a local model while somebody paints, and show what it makes of the slice in view."""
+    from .live import Live
+
+    settings = LiveSettings.from_dict(job.settings)
+    model_path = _path(job, job.outputs, "model")
+    labels_path = _path(job, job.outputs, "labels") if "labels" in job.outputs else None
+    io.check_writable(model_path)
+    image = io.read_volume(_path(job, job.inputs, "image"))
+    if settings.channels == "grey" and image.channels > 1:
+        image = io.grey(image)
+    box = Box.of(job.inputs["box"], image.grid.shape) if "box" in job.inputs else None
+    made = Live(image, settings, job.folder, inbox, report, box=box).run(wants_labels=labels_path is not None)
+    report(Progress("write", 0, 1))
+    made.model.card = replace(made.model.card, name=model_path.stem)
+    outputs = {"model": str(made.model.save(model_path))}
+    if labels_path is not None and made.labels is not None:
+        outputs["labels"] = str(io.write_labels(labels_path, made.labels))
+    return {**outputs, "scores": made.model.card.scores}
+
+
 TASKS: dict[str, Callable[[Job, Report], dict[str, Any]]] = {
     "train": train,
     "predict": predict,
@@ -114,7 +152,7 @@ TASKS: dict[str, Callable[[Job, Report], dict[str, Any]]] = {
     "simulate": simulate_tomogram,
 }
 
-TALKS: dict[str, Callable[..., dict[str, Any]]] = {}
+TALKS: dict[str, Callable[..., dict[str, Any]]] = {"live": live}
 """Tasks that go on listening to their parent while they run: they take an ``Inbox`` too, as ``inbox``."""
 
 

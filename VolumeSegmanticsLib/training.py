@@ -30,6 +30,7 @@ from .volume import UNLABELLED
 JOINING_PART = 0.7  # of a run: here borrowed held-out labels join the training
 _BATCHES_MIN = 4
 _TESTING_PART = 0.2  # of a run that the range test may take at most
+_WORSE = 0.02  # of Dice: less is chance
 _SETTLING_BATCHES = 24
 _SETTLING_ROUND = 2**31 - 1  # no epoch has this number
 
@@ -212,8 +213,7 @@ class Trainer:
         is_best = scores is not None and self._is_better(scores.mean_dice, valid_loss)
         if is_best and scores is not None:
             self.fitted.scores = _told(scores, epoch)
-            if self.source.held_out and self.source.held_out.for_good:
-                self.best = copy.deepcopy({k: v.cpu() for k, v in self.network.state_dict().items()})
+            self.best = copy.deepcopy({k: v.cpu() for k, v in self.network.state_dict().items()})
         rate = self.fitted.learning_rate * one_cycle(part)
         ended = EpochEnded(epoch, train_loss, valid_loss, scores.mean_dice if scores else None, rate, is_best)
         self.fitted.history.append(ended)
@@ -264,9 +264,21 @@ class Trainer:
         self.report(Log("info", "The held-out labels join the training now; the score told is the one before."))
 
     def _keep_best(self) -> None:
-        """Take the best weights where some were kept, and measure their batch statistics anew."""
-        if self.best:
+        """Take the best weights that validation has found, or the last ones where they have learned more since then."""
+        if self.best and not self.has_joined:
             self.network.load_state_dict(self.best)
+        self._settle()
+        if self.best and self.has_joined and self._has_gone_wrong():
+            self.report(Log("warning", "The end of the training made the model worse; what it was before is kept."))
+            self.network.load_state_dict(self.best)
+            self._settle()
+
+    def _has_gone_wrong(self) -> bool:
+        """Tell whether held-out labels are told worse than before they were learned, which should be the other way."""
+        return bool(self._validate()[1].mean_dice < self.fitted.scores["mean_dice"] - _WORSE)
+
+    def _settle(self) -> None:
+        """Measure the batch statistics anew."""
         self.network.train()
         self._freeze(self.frozen_part >= 1)
         measure_batch_statistics(self.network, self._settling())

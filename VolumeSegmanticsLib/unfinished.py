@@ -6,9 +6,9 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
-from .blocks import Plan
+from .blocks import AnyPlan
 from .errors import ResourceError
 from .events import Log, Report
 from .jobs import write_atomically
@@ -24,19 +24,19 @@ Identity = dict[str, Any]
 
 
 @dataclass
-class Unfinished:
+class Unfinished(Generic[AnyPlan]):
     """What a run has done so far.
 
     Attributes:
         folder: Where its files lie.
         identity: What it is about.
         plan: How it is done.
-        done: Slabs that are finished, in the order of ``plan.slabs``.
+        done: Slabs or boxes that are finished, in the order of the plan.
     """
 
     folder: Path
     identity: Identity
-    plan: Plan
+    plan: AnyPlan
     done: int = 0
 
     @staticmethod
@@ -45,7 +45,7 @@ class Unfinished:
         return output.with_name(f"{output.name}.unfinished")
 
     @classmethod
-    def find(cls, folder: Path, identity: Identity, report: Report) -> Unfinished | None:
+    def find(cls, folder: Path, identity: Identity, kind: type[AnyPlan], report: Report) -> Unfinished[AnyPlan] | None:
         """Return the interrupted run of this very identity; what was left by another one is removed, and told."""
         if not folder.is_dir():
             return None
@@ -53,7 +53,7 @@ class Unfinished:
             known = json.loads((folder / _FILE).read_text("utf-8"))
             other = [name for name in identity if known["identity"].get(name) != identity[name]]
             if known["version"] == _VERSION and not other:
-                return cls(folder, identity, Plan.from_dict(known["plan"]), int(known["done"]))
+                return cls(folder, identity, kind.from_dict(known["plan"]), int(known["done"]))
             what = f"with another {other[0]}" if other else "of another version"
         except (OSError, ValueError, KeyError, TypeError):
             what = "that cannot be read"
@@ -62,7 +62,7 @@ class Unfinished:
         return None
 
     @classmethod
-    def begin(cls, folder: Path, identity: Identity, plan: Plan) -> Unfinished:
+    def begin(cls, folder: Path, identity: Identity, plan: AnyPlan) -> Unfinished[AnyPlan]:
         """Make the folder of a new run, with its plan.
 
         Raises:
@@ -80,6 +80,11 @@ class Unfinished:
         """Write down how far it has come."""
         facts = {"version": _VERSION, "done": self.done, "identity": self.identity, "plan": self.plan.to_dict()}
         write_atomically(self.folder / _FILE, json.dumps(facts, indent=1))
+
+    def finished_one(self) -> None:
+        """Write down that one more is done."""
+        self.done += 1
+        self.keep()
 
     def remove(self) -> None:
         """Delete everything: the run is over."""

@@ -28,6 +28,10 @@ from .launch import lines_of
 from .messages import Inbox, from_json
 
 Task = Callable[[Job, Report], Mapping[str, Any] | None]
+Talk = Callable[..., Mapping[str, Any] | None]
+"""A task that takes an ``Inbox`` too, as ``inbox``."""
+
+Known = tuple[Mapping[str, Task], Mapping[str, Talk]]
 
 DONE, BUG, MENDABLE, CANCELLED = range(4)  # exit codes
 
@@ -38,13 +42,20 @@ ORPHAN_SECONDS = 30.0
 PACKAGES = ("volumesegmantics", "numpy", "scipy", "SimpleITK", "torch", "segmentation-models-pytorch", "albumentations")
 
 
-def run(folder: str | os.PathLike[str], *, parent_watch: bool, tasks: Mapping[str, Task] | None = None) -> int:
+def run(
+    folder: str | os.PathLike[str],
+    *,
+    parent_watch: bool,
+    tasks: Mapping[str, Task] | None = None,
+    talks: Mapping[str, Talk] | None = None,
+) -> int:
     """Run the job that a folder holds, and return the exit code of the process.
 
     Args:
         folder: The job's folder.
         parent_watch: Whether the end of stdin means Stop; otherwise stdin is ignored.
-        tasks: The tasks by name; ``tasks.TASKS`` where it is None.
+        tasks: The tasks by name; those of the module ``tasks`` where it is None.
+        talks: More of them, which listen to the parent while they run.
 
     Returns:
         0 done, 1 a bug, 2 the user can mend it, 3 cancelled.
@@ -54,7 +65,7 @@ def run(folder: str | os.PathLike[str], *, parent_watch: bool, tasks: Mapping[st
         lines = EventLines(stdout, stop)
         if parent_watch:
             threading.Thread(target=_watch_parent, args=(stdin, lines, stop), daemon=True).start()
-        ending = _run_and_log(folder, lines, stop, tasks)
+        ending = _run_and_log(folder, lines, stop, None if tasks is None else (tasks, talks or {}))
         lines.send_last(ending)
     return _exit_code(ending)
 
@@ -132,9 +143,7 @@ def log(text: str) -> None:
 # What runs, and how it can end ------------------------------------------------------------------------------------
 
 
-def _run_and_log(
-    folder: str | os.PathLike[str], lines: EventLines, stop: Stop, tasks: Mapping[str, Task] | None
-) -> Event:
+def _run_and_log(folder: str | os.PathLike[str], lines: EventLines, stop: Stop, known: Known | None) -> Event:
     """Run the job and keep its result; return how it ended, whatever happened."""
     try:
         job = Job.open(folder)
@@ -144,16 +153,16 @@ def _run_and_log(
         log(f"failed: {error}")
         return Failed(error.code, error.message, error.hint)
     _log_start(job)
-    ending = _kept(job, _ending_of(job, lines.report, stop, tasks))
+    ending = _kept(job, _ending_of(job, lines.report, stop, known))
     log(f"end: {to_json(ending)}")
     return ending
 
 
-def _ending_of(job: Job, report: Report, stop: Stop, tasks: Mapping[str, Task] | None) -> Event:
+def _ending_of(job: Job, report: Report, stop: Stop, known: Known | None) -> Event:
     """Run the job's task and return the terminal event. What is raised after Stop was asked counts as cancelled."""
     ending: Event
     try:
-        ending = Finished(dict(_task(job.task, tasks, stop.inbox)(job, report) or {}))
+        ending = Finished(dict(_task(job.task, known, stop.inbox)(job, report) or {}))
         to_json(ending)  # outputs that are no JSON are the task's mistake, and told as such
     except VolumeSegmanticsError as error:
         ending = Failed(error.code, error.message, error.hint)
@@ -170,11 +179,13 @@ def _ending_of(job: Job, report: Report, stop: Stop, tasks: Mapping[str, Task] |
     return ending
 
 
-def _task(name: str, tasks: Mapping[str, Task] | None, inbox: Inbox) -> Task:
-    if tasks is None:
-        from . import tasks as our_own  # only now: torch comes with it
+def _task(name: str, known: Known | None, inbox: Inbox) -> Task:
+    if known is None:
+        from . import tasks as our_own  # only now: much comes with it
 
-        tasks = our_own.TASKS | {each: partial(talk, inbox=inbox) for each, talk in our_own.TALKS.items()}
+        known = our_own.TASKS, our_own.TALKS
+    tasks: dict[str, Task] = {each: partial(talk, inbox=inbox) for each, talk in known[1].items()}
+    tasks |= known[0]
     if name not in tasks:
         raise InputError(f"There is no task {name!r}.", hint=f"The tasks are: {', '.join(sorted(tasks))}.")
     return tasks[name]

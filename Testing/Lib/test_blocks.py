@@ -41,7 +41,7 @@ def bytes_of(divided: Plan, work: Work, need: Need) -> float:
 
 def test_what_fits_is_not_divided(a_need):
     whole = plan(work_on(64, 128, 128), a_need, 200 * MB)
-    assert not whole.in_slabs
+    assert not whole.on_disk
     assert whole.disk_bytes == 0
     assert whole.peak_bytes <= 200 * MB
 
@@ -49,8 +49,8 @@ def test_what_fits_is_not_divided(a_need):
 def test_image_fusion_and_network_all_count(a_need):
     work = work_on(64, 128, 128)
     exact = 64 * 128 * 128 * (2 + 3) + 2**17 * (400 + 20)
-    assert not plan(work, a_need, exact).in_slabs
-    assert plan(work, a_need, exact - 1).in_slabs
+    assert not plan(work, a_need, exact).on_disk
+    assert plan(work, a_need, exact - 1).on_disk
 
 
 @pytest.mark.parametrize(("fusion", "voxel_bytes"), [("max", 3), ("mean", 2 * 3 + 1), ("vote", 3 + 1)])
@@ -70,7 +70,7 @@ def test_the_budget_is_kept(shape, budget, neighbours, a_need):
     work = work_on(*shape, neighbours=neighbours, image_bytes=8)
     divided = plan(work, a_need, budget * MB)
     assert divided.peak_bytes <= budget * MB
-    if divided.in_slabs:
+    if divided.on_disk:
         assert bytes_of(divided, work, a_need) <= divided.peak_bytes
 
 
@@ -79,7 +79,7 @@ def test_the_budget_is_kept(shape, budget, neighbours, a_need):
 def test_slabs_cover_every_slice_of_every_view_once(quality, budget, a_need):
     work = work_on(150, 301, 222, image_bytes=8, quality=quality)
     divided = plan(work, a_need, budget * MB)
-    assert divided.in_slabs
+    assert divided.on_disk
     slabs = divided.slabs(work.views)
     for number, view in enumerate(work.views):
         slices = [n for slab in slabs if slab.view == number for n in range(slab.start, slab.stop)]
@@ -98,7 +98,7 @@ def test_the_image_is_copied_first_where_slabs_are_not_along_z(a_need):
 
 def test_slabs_hold_full_rounds_of_batches(a_need):
     divided = plan(work_on(900, 200, 200), a_need, 150 * MB)
-    assert divided.in_slabs
+    assert divided.on_disk
     assert divided.batch[0] * divided.workers > 1
     assert divided.thickness[0] % (divided.batch[0] * divided.workers) == 0
 
@@ -124,7 +124,7 @@ def test_a_plan_survives_being_written_down(a_need):
 def test_the_memory_of_a_device_limits_the_batch():
     need = Need(pixel=20, waiting=20, pixels=2**22, device_pixel=400, device_memory=100 * MB)
     divided = plan(work_on(400, 300, 300), need, 100 * MB)
-    assert divided.in_slabs
+    assert divided.on_disk
     assert divided.batch[0] * 300 * 300 * 400 <= 100 * MB
     assert divided.batch[0] > 1
 
@@ -137,7 +137,7 @@ def test_other_fusions_are_refused_with_a_remedy_where_they_do_not_fit(fusion, a
     with pytest.raises(ResourceError, match=f'Fusion "{fusion}" takes') as caught:
         plan(work_on(300, 300, 300, fusion=fusion), a_need, 60 * MB)
     amount = int(caught.value.hint.split("--memory ")[1].removesuffix("MB."))
-    assert not plan(work_on(300, 300, 300, fusion=fusion), a_need, amount * MB).in_slabs
+    assert not plan(work_on(300, 300, 300, fusion=fusion), a_need, amount * MB).on_disk
 
 
 def test_a_slice_too_large_for_the_network_is_cut_into_tiles(a_need):
@@ -151,7 +151,7 @@ def test_what_cannot_fit_is_refused_with_a_remedy_that_works(a_need):
     with pytest.raises(ResourceError, match="cannot be predicted in 70 MB") as caught:
         plan(work, a_need, 70 * MB)
     amount = int(caught.value.hint.split("it ")[1].split("MB")[0])
-    assert plan(work, a_need, amount * MB).in_slabs
+    assert plan(work, a_need, amount * MB).on_disk
 
 
 def test_a_device_without_memory_is_told_apart():

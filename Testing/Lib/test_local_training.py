@@ -10,7 +10,7 @@ from VolumeSegmanticsLib import api, evaluate, predict
 from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.errors import Cancelled, SettingsError
 from VolumeSegmanticsLib.events import EpochEnded, Log, Progress
-from VolumeSegmanticsLib.local_training import EPOCHS
+from VolumeSegmanticsLib.local_learning import EPOCHS
 from VolumeSegmanticsLib.settings import PredictSettings, TrainSettings
 from VolumeSegmanticsLib.volume import UNLABELLED, Grid, LabelMap, Volume
 

@@ -180,6 +180,28 @@ def test_borrowed_labels_join_when_nothing_gets_better_and_the_run_goes_to_its_e
     assert any(isinstance(event, Log) and "join" in event.text for event in heard)
 
 
+@pytest.mark.parametrize("is_spoilt", [True, False])
+def test_an_end_that_makes_the_model_worse_is_taken_back(is_spoilt, a_trainer, monkeypatch, heard):
+    """Held-out labels that have been learned should be told better than before; if not, something went wrong."""
+    trainer = a_trainer(for_good=False, report=heard.append, epochs=12, crops_per_epoch=32)
+    step, seen = Trainer._step, []
+
+    def spoil(self, images, labels):
+        loss = step(self, images, labels)
+        if is_spoilt and self.has_joined:
+            for parameter in self.network.parameters():
+                parameter.data.mul_(-1)
+        return loss
+
+    monkeypatch.setattr(Trainer, "_step", spoil)
+    monkeypatch.setattr(Trainer, "_refuse_divergence", lambda self, epoch: seen.append(self.has_joined))
+    trainer.run()
+    assert seen[-1]
+    said = any("made the model worse" in event.text for event in heard if isinstance(event, Log))
+    assert said == is_spoilt
+    assert trainer._validate()[1].mean_dice > trainer.fitted.scores["mean_dice"] - 0.1
+
+
 def test_a_time_limit_ends_the_run(a_scene, train):
     trained = train(a_scene.image, a_scene.slices, epochs=10_000, max_minutes=0.02)
     assert 1 <= len(trained.card.history) < 100

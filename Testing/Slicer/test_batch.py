@@ -37,8 +37,8 @@ CLASSES = (LabelClass(1, "Mätrix", (0.25, 0.5, 0.75)), LabelClass(2, "Faser"), 
 QUICK = [
     f"--train={setting}"
     for setting in (
-        *"encoder=resnet18 weights=none crop_size=32 batch_size=4 crops_per_epoch=16 epochs=1 local_weight=0".split(),
-        *("learning_rate=1e-3", "device=cpu"),
+        *("encoder=resnet18", "weights=none", "crop_size=32", "batch_size=4", "crops_per_epoch=16", "epochs=1"),
+        *("local_weight=0", "learning_rate=1e-3", "device=cpu"),
     )
 ] + ["--predict=quality=low", "--predict=device=cpu"]
 

@@ -478,6 +478,17 @@ def test_a_segment_without_strokes_is_a_class_without_voxels(a_scene, some_strok
     ]
 
 
+def test_what_is_painted_after_a_job_has_begun_does_not_reach_it(a_scene, a_volume_node, some_strokes, tmp_path):
+    before = labels_of(some_strokes, a_volume_node).array
+    acts = []
+    path = labels_for_job(some_strokes, a_volume_node, tmp_path, write=acts.append)
+    a_scene.paint(some_strokes, a_volume_node, "Faser", np.s_[:])
+    assert (labels_of(some_strokes, a_volume_node).array != before).any()
+    for act in acts:
+        act()
+    np.testing.assert_array_equal(io.read_labels(path).array, before)
+
+
 def test_a_new_segmentation_is_unlabelled_everywhere(a_scene, a_volume_node):
     labels = labels_of(a_scene.new_segmentation(a_volume_node), a_volume_node)
     assert (labels.array == 255).all()

@@ -25,6 +25,7 @@ BUTTONS_WITHOUT_ANYTHING = {
     "trainButton": "No input volume is chosen.",
     "predictButton": "No input volume is chosen.",
     "predictFileButton": "No model is chosen.",
+    "predictFolderButton": "No model is chosen.",
     "leastCertainButton": "Predict first",
     "acceptButton": "No input volume is chosen.",
     "trainAgainButton": "No input volume is chosen.",
@@ -102,6 +103,16 @@ def test_a_second_model_gets_a_number_and_the_newest_comes_first(a_trained_hand)
     combo = a_trained_hand.ui.modelComboBox
     assert [combo.itemText(n) for n in range(combo.count())] == ["Scan 2", "Scan"]
     assert combo.currentText() == "Scan 2"
+
+
+def test_where_no_model_is_chosen_the_list_says_so(a_trained_hand):
+    combo, path = a_trained_hand.ui.modelComboBox, a_trained_hand.parameters.model_path
+    a_trained_hand.scene.mrml.Clear(0)
+    a_trained_hand.live()
+    assert combo.currentText() == "Choose a model"
+    a_trained_hand.choose("modelComboBox", str(path))
+    assert a_trained_hand.parameters.model_path == path
+    assert [combo.itemText(n) for n in range(combo.count())] == ["Scan"]
 
 
 def test_a_name_that_is_no_file_name_becomes_one(a_hand, strokes_in_panel):
@@ -262,6 +273,41 @@ def test_a_volume_that_the_user_chooses_is_seen(a_hand, a_volume, a_scene, a_gri
     assert view.GetBackgroundVolumeID() == other.GetID()
 
 
+def test_a_volume_that_gets_another_name_is_not_shown_anew(a_hand, a_volume, a_scene):
+    a_hand.ui.volumeSelector.setCurrentNode(None)
+    a_hand.ui.volumeSelector.setCurrentNode(a_volume)
+    view = a_scene.new_node("vtkMRMLSliceCompositeNode")
+    a_hand.ui.volumeSelector.currentNodeIDChanged.emit(a_volume.GetID())  # as the true one does then
+    assert view.GetBackgroundVolumeID() is None
+
+
+def test_volumes_of_the_same_name_are_told_apart(a_hand, a_volume, a_scene, a_grid):
+    twin = a_scene.new_volume(np.ones((6, 7, 8), np.int16), a_grid, a_volume.GetName())
+    a_hand.live()
+    combo = a_hand.ui.volumeSelector._combo
+    combo.setCurrentIndex(combo.findData(twin.GetID()))
+    combo.activated.emit(combo.currentIndex())
+    assert a_hand.parameters.chosen("volume") is twin
+
+
+def test_voxels_that_come_later_are_noticed(a_hand, a_scene, a_grid):
+    volume = a_scene.new_node("vtkMRMLScalarVolumeNode", "Late")
+    a_hand.live()
+    a_hand.press("newStrokesButton")
+    assert "has no voxels" in a_hand.reason("trainButton")
+    volume.SetAndObserveImageData(a_scene.new_volume(np.ones((6, 7, 8), np.int16), a_grid).GetImageData())
+    a_hand.live()
+    assert "has no voxels" not in a_hand.reason("trainButton")
+
+
+def test_a_region_that_is_moved_off_the_volume_is_noticed(a_hand, strokes_in_panel):
+    a_hand.press("newRegionButton")
+    assert a_hand.reason("trainButton") == ""
+    a_hand.parameters.chosen("region").SetCenterWorld(1e4, 0, 0)
+    a_hand.live()
+    assert "The region holds no voxel" in a_hand.reason("trainButton")
+
+
 def test_confidences_are_no_volumes_to_segment_and_strokes_no_results_to_replace(a_predicted_hand):
     confidence, strokes = (a_predicted_hand.parameters.chosen(role) for role in ("confidence", "annotation"))
     a_predicted_hand.live()
@@ -311,6 +357,7 @@ def test_rules_are_applied_to_the_result_and_taken_back(a_predicted_hand):
     assert not (labels_of(result, volume).array == 2).any()
     a_predicted_hand.press("undoConstrainButton")
     np.testing.assert_array_equal(labels_of(result, volume).array, before)
+    assert a_predicted_hand.status == "The result is what it was before the rules."
     assert "No rules were applied" in a_predicted_hand.reason("undoConstrainButton")
 
 
@@ -336,6 +383,19 @@ def test_a_file_that_was_never_loaded_is_segmented_beside_it(a_trained_hand, a_f
     assert result.is_file()
     assert str(result) in a_trained_hand.status
     assert a_trained_hand.scene.mrml.GetNumberOfNodes() == before
+
+
+def test_a_folder_that_was_never_loaded_is_segmented_beside_it(a_trained_hand, a_folder, a_grid, monkeypatch):
+    import qt
+
+    from VolumeSegmanticsLib import io
+    from VolumeSegmanticsLib.volume import Volume
+
+    store = io.write_volume(a_folder / "scan.zarr", Volume(np.arange(336, dtype=np.int16).reshape(6, 7, 8), a_grid))
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: str(store))
+    a_trained_hand.press("predictFolderButton")
+    assert a_trained_hand.wait_for_the_end().phase is Phase.DONE, a_trained_hand.status
+    assert (a_folder / "scan segmentation.seg.nrrd").is_file()
 
 
 @pytest.fixture
@@ -423,13 +483,35 @@ def test_leaving_the_module_puts_the_tools_away_and_lets_the_job_go_on(a_hand, s
     assert a_hand.ui.segmentEditor.segmentation is strokes_in_panel
 
 
-def test_tools_have_their_keys_where_there_is_a_main_window(a_hand, monkeypatch):
-    assert not a_hand.ui.segmentEditor.shortcuts
+@pytest.fixture
+def a_main_window(a_desktop, monkeypatch):
     monkeypatch.setattr(slicer.util, "mainWindow", lambda: object())
-    a_hand.widget.enter()
+
+
+def test_tools_have_their_keys_while_there_are_strokes_and_the_user_is_here(a_main_window, a_hand, strokes_in_panel):
+    assert a_hand.ui.segmentEditor.shortcuts
+    a_hand.ui.annotationSelector.setCurrentNode(None)
+    assert not a_hand.ui.segmentEditor.shortcuts
+    a_hand.ui.annotationSelector.setCurrentNode(strokes_in_panel)
     assert a_hand.ui.segmentEditor.shortcuts
     a_hand.widget.exit()
     assert not a_hand.ui.segmentEditor.shortcuts
+    a_hand.live()
+    assert not a_hand.ui.segmentEditor.shortcuts
+    a_hand.widget.enter()
+    assert a_hand.ui.segmentEditor.shortcuts
+
+
+def test_without_a_main_window_tools_have_no_keys(a_hand, strokes_in_panel):
+    assert not a_hand.ui.segmentEditor.shortcuts
+
+
+def test_an_editor_that_has_gone_astray_is_brought_back(a_hand, strokes_in_panel, a_scene):
+    other = a_scene.new_segmentation(a_hand.parameters.chosen("volume"), "Other")
+    a_hand.ui.segmentEditor.setSegmentationNode(other)  # as the true one does by itself at the end of an import
+    a_hand.widget.panel.mark_stale()
+    a_hand.live()
+    assert a_hand.ui.segmentEditor.segmentation is strokes_in_panel
 
 
 def test_a_worker_that_talks_without_end_does_not_hold_the_panel_up(a_hand, strokes_in_panel, a_quick_starter):
@@ -499,6 +581,52 @@ def test_a_part_of_a_big_file_is_loaded_and_chosen(a_hand, an_image_file, monkey
     a_hand.press("loadBigFileButton")
     assert not a_hand.ui.bigFileFrame.isVisibleTo(a_hand.widget.ui_root)
     assert a_hand.parameters.chosen("volume").GetImageData().GetDimensions() == (4, 4, 2)
+    assert a_hand.status == "big part 1:2 is loaded."
+
+
+def test_a_folder_is_a_big_file_too(a_hand, tmp_path, a_grid, monkeypatch):
+    import qt
+
+    from VolumeSegmanticsLib import io
+    from VolumeSegmanticsLib.volume import Volume
+
+    store = io.write_volume(tmp_path / "scan.zarr", Volume(np.arange(336, dtype=np.int16).reshape(6, 7, 8), a_grid))
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: str(store))
+    a_hand.press("openBigFolderButton")
+    assert "6 × 7 × 8 voxels of int16" in a_hand.ui.bigFileLabel.text()
+    a_hand.press("loadBigFileButton")
+    assert a_hand.parameters.chosen("volume").GetName() == "scan"
+
+
+def test_one_of_several_volumes_in_a_file_is_named_in_its_line(a_hand, tmp_path, monkeypatch):
+    import h5py
+    import qt
+
+    path = tmp_path / "scan.nxs"
+    with h5py.File(path, "w") as file:
+        file["raw"], file["clean"] = np.zeros((3, 4, 5), np.uint8), np.zeros((4, 5, 6), np.uint8)
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    a_hand.press("openBigFileButton")
+    assert "holds 2 volumes" in a_hand.status
+    assert a_hand.reason("loadBigFileButton") == "Name a file that can be read."
+    a_hand.ui.bigFileLineEdit.setText(f"{path}:/clean")
+    a_hand.ui.bigFileLineEdit.editingFinished.emit()
+    assert "4 × 5 × 6 voxels of uint8" in a_hand.ui.bigFileLabel.text()
+    a_hand.press("loadBigFileButton")
+    assert a_hand.parameters.chosen("volume").GetImageData().GetDimensions() == (6, 5, 4)
+
+
+def test_the_package_that_reads_a_file_is_offered_when_it_is_opened(a_hand, an_image_file, monkeypatch):
+    import qt
+    from VolumeSegmanticsSlicer import preparation
+
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(an_image_file), ""))
+    monkeypatch.setattr(preparation, "lacking_for", lambda path: (path,))
+    seen = []
+    monkeypatch.setattr(preparation, "install_readers", lambda lacking, **_: seen.append(lacking))
+    a_hand.press("openBigFileButton")
+    assert seen == [(an_image_file,)]
+    assert a_hand.reason("loadBigFileButton") == ""
 
 
 def test_an_empty_box_of_a_big_file_cannot_be_loaded(a_hand, an_image_file, monkeypatch):
@@ -508,6 +636,9 @@ def test_an_empty_box_of_a_big_file_cannot_be_loaded(a_hand, an_image_file, monk
     a_hand.press("openBigFileButton")
     a_hand.ui.bigFileZFromSpinBox.setValue(5)
     a_hand.ui.bigFileZToSpinBox.setValue(3)
+    assert a_hand.reason("loadBigFileButton") == "The box is empty."
+    a_hand.widget.panel.mark_stale()
+    a_hand.live()
     assert a_hand.reason("loadBigFileButton") == "The box is empty."
     a_hand.press("closeBigFileButton")
     assert not a_hand.ui.bigFileFrame.isVisibleTo(a_hand.widget.ui_root)
@@ -520,7 +651,7 @@ def test_a_file_that_is_no_image_is_told_in_a_sentence(a_hand, tmp_path, monkeyp
     monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "notes.txt"), ""))
     a_hand.press("openBigFileButton")
     assert "Problem:" in a_hand.status
-    assert not a_hand.ui.bigFileFrame.isVisibleTo(a_hand.widget.ui_root)
+    assert a_hand.reason("loadBigFileButton") == "Name a file that can be read."
 
 
 def test_packages_are_installed_before_the_first_training_and_train_is_cancel_meanwhile(

@@ -107,6 +107,15 @@ def test_what_runs_without_a_window_never_reaches_qt():
     assert without & with_qt == set()
 
 
+@pytest.mark.parametrize(
+    ("name", "missing"), [("volumeSelector", "nodes"), ("segmentEditor", "segmentation"), ("show3DButton", "node")]
+)
+def test_stand_ins_offer_the_panel_no_more_than_the_true_widgets_do(a_hand, name, missing):
+    widget = getattr(slicer.util.childWidgetVariables(a_hand.widget.ui_root), name)
+    with pytest.raises(AttributeError, match="offers no"):
+        getattr(widget, missing)
+
+
 def test_only_the_module_file_lies_beside_the_packages():
     assert [file.name for file in MODULE.glob("*.py")] == ["VolumeSegmantics.py"]
 

@@ -70,7 +70,7 @@ RUNNING = State(Phase.RUNNING, "train", Path("/job"), "train", 3, 12, 90.0, (EPO
 LINES = {
     "Ready.": State(),
     "Training …": State(Phase.RUNNING, "train", Path("/job")),
-    "Training: learning rate": State(Phase.RUNNING, "train", Path("/job"), "learning rate"),
+    "Training: trying learning rates": State(Phase.RUNNING, "train", Path("/job"), "learning rate"),
     "Training: epoch 3, loss 0.500, Dice 0.750, 2 min left": RUNNING,
     "Stopping …": dataclasses.replace(RUNNING, phase=Phase.STOPPING),
     "The model is trained. Best Dice 0.750.": RUNNING.after(Finished()),

@@ -29,6 +29,9 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NEARLY = 1e-6
 """Of a voxel; a voxel whose centre lies on the border of a region belongs to it."""
 
+_NEGLIGIBLE = 1e-12
+"""Part of a voxel's step that comes from rounding."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -85,12 +88,22 @@ class Region:
         """
         window = cls.around_roi(volume_node, roi_node).window
         half_size, from_index = _sides(roi_node), _index_to_roi(volume_node, roi_node)
-        z, y, x = np.ogrid[window]
+        axes = np.ogrid[window]
         inside = [
-            np.abs(row[0] * z + row[1] * y + row[2] * x + row[3]) <= half + _NEARLY * np.abs(row[:3]).max()
+            np.abs(_along(row, axes)) <= half + _NEARLY * np.abs(row[:3]).max()
             for row, half in zip(from_index, half_size, strict=False)
         ]
-        return cls(window, inside[0] & inside[1] & inside[2])
+        if all(part.all() for part in inside):
+            return cls(window)
+        shape = [part.stop - part.start for part in window]
+        return cls(window, np.broadcast_to(inside[0] & inside[1] & inside[2], shape))
+
+
+def _along(row: NDArray[np.float64], axes: Sequence[NDArray[np.int_]]) -> NDArray[np.float64]:
+    """Return a row of a matrix applied to voxels, no bigger than it has to be: a region often lies along the axes."""
+    least = np.abs(row[:3]).max() * _NEGLIGIBLE
+    terms = (factor * axis for factor, axis in zip(row[:3], axes, strict=True) if abs(factor) > least)
+    return sum(terms, start=np.full((1, 1, 1), row[3]))
 
 
 def _sides(roi_node: Node) -> NDArray[np.float64]:

@@ -81,7 +81,7 @@ class AdvancedSection(Section):
         self._panel.user.python = path
 
     def _ask_for_python(self) -> None:
-        if path := ask_for_file(self._panel.root, _("Choose a Python program"), _("All files (*)")):
+        if path := ask_for_file(self._panel.root, _("Choose a Python program")):
             self._panel.user.python = str(path)
 
     def _ask_for_models_folder(self) -> None:

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from VolumeSegmanticsLib.errors import VolumeSegmanticsError
 from VolumeSegmanticsLib.settings import TrainSettings
 
-from .guidance import Painted, counting
+from .guidance import Counts, Painted, counting
 from .nodes import Node
 from .observing import Observations
 from .parameters import MODULE_NAME
@@ -45,21 +45,23 @@ class AnnotateSection(Section):
         ui.unpaintedComboBox.currentIndexChanged.connect(lambda *_: self._panel.attempt(self._choose_unpainted))
         self._observations = Observations()
         self._shown: tuple[Node | None, Node | None] = (None, None)
+        self._is_entered = self._has_keys = False
         self._changed_at = 0.0
-        self._counting: Iterator[tuple[Painted, ...] | None] = iter(())
+        self._counting: Iterator[Counts | None] = iter(())
 
     def enter(self) -> None:
+        self._is_entered = True
         self._ui.segmentEditor.updateEffectList()  # tools may have come late
-        if slicer.util.mainWindow() is not None:
-            self._ui.segmentEditor.installKeyboardShortcuts()  # for tools, segments and undo
 
     def refresh(self) -> None:
         parameters = self._panel.parameters
         volume, annotation = parameters.chosen("volume"), parameters.chosen("annotation")
-        if (volume, annotation) != self._shown:
+        if (volume, annotation) != self._shown or self._is_astray(volume, annotation):
             self._edit(volume, annotation)
         fill(self._ui.unpaintedComboBox, _unpainted_choices(), parameters.settings(TrainSettings).unpainted)
-        self._ui.segmentEditor.setEnabled(volume is not None and annotation is not None)
+        is_ready = volume is not None and annotation is not None
+        self._ui.segmentEditor.setEnabled(is_ready)
+        self._give_keys(is_ready)
         if volume is None:
             self._ui.paintedLabel.setText(_("Load a volume, and choose it above."))
         elif annotation is None:
@@ -72,14 +74,15 @@ class AnnotateSection(Section):
         self._count()
 
     def leave(self) -> None:
-        editor = self._ui.segmentEditor
-        editor.setActiveEffect(None)
-        editor.uninstallKeyboardShortcuts()
-        editor.removeViewObservations()
+        self._is_entered = False
+        self._ui.segmentEditor.setActiveEffect(None)
+        self._give_keys(False)
+        self._ui.segmentEditor.removeViewObservations()
 
     def forget(self) -> None:
         self._observations.clear()
         self._shown, self._changed_at, self._counting = (None, None), 0.0, iter(())
+        self._give_keys(False)
         self._ui.segmentEditor.setSegmentationNode(None)
         self._ui.segmentEditor.removeViewObservations()
 
@@ -107,6 +110,21 @@ class AnnotateSection(Section):
         self._begin_to_count()
         self._count()
 
+    def _is_astray(self, volume: Node | None, annotation: Node | None) -> bool:
+        """Tell whether the editor has taken up other nodes by itself, as it does when a scene is imported."""
+        if volume is None or annotation is None:
+            return False
+        node = _editor_node(self._panel.scene)
+        return node.GetSegmentationNode() is not annotation or node.GetSourceVolumeNode() is not volume
+
+    def _give_keys(self, wanted: bool) -> None:
+        """Have keys for tools, segments and undo only where something can be painted: the whole window hears them."""
+        wanted = wanted and self._is_entered and slicer.util.mainWindow() is not None
+        if wanted != self._has_keys:
+            self._has_keys = wanted
+            editor = self._ui.segmentEditor
+            (editor.installKeyboardShortcuts if wanted else editor.uninstallKeyboardShortcuts)()
+
     def _note_change(self, *_: object) -> None:
         self._changed_at, self._counting = time.monotonic(), iter(())
 
@@ -121,7 +139,7 @@ class AnnotateSection(Section):
             for answer in self._counting:
                 if answer is not None:
                     self._panel.painted = answer
-                    self._ui.paintedLabel.setText(paragraphs([_told(one) for one in answer]))
+                    self._ui.paintedLabel.setText(paragraphs([_told(one) for one in answer.classes]))
                     self._panel.mark_stale()
                 if time.monotonic() > end:
                     return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from VolumeSegmanticsLib.errors import Cancelled
 
 from .big_files import Big, look, open_big
 from .strokes import choose
-from .widgets import Widget, allow, ask_for_file, silently, value_of
+from .widgets import Widget, allow, ask_for_file, ask_for_folder, show_text, silently, text_of, value_of
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -29,46 +29,55 @@ class BigFileForm:
 
     def __init__(self, panel: Panel, ui: Widget) -> None:
         self._panel, self._ui = panel, ui
+        self._path: Path | None = None
         self._file: Big | None = None
         self._is_left = False
         self._boxes = [(getattr(ui, f"bigFile{a}FromSpinBox"), getattr(ui, f"bigFile{a}ToSpinBox")) for a in AXES]
-        ui.openBigFileButton.clicked.connect(lambda *_: panel.attempt(self._ask))
+        self._numbers = (ui.bigFileStepSpinBox, *(edge for box in self._boxes for edge in box))
+        ui.openBigFileButton.clicked.connect(lambda *_: panel.attempt(lambda: self._ask(ask_for_file)))
+        ui.openBigFolderButton.clicked.connect(lambda *_: panel.attempt(lambda: self._ask(ask_for_folder)))
+        ui.bigFileLineEdit.editingFinished.connect(lambda *_: panel.attempt(self._take_path))
         ui.loadBigFileButton.clicked.connect(lambda *_: panel.attempt(self._load))
         ui.closeBigFileButton.clicked.connect(lambda *_: panel.attempt(self._leave))
-        for spin_box in (ui.bigFileStepSpinBox, *(edge for box in self._boxes for edge in box)):
-            spin_box.valueChanged.connect(self._tell_size)
+        for spin_box in self._numbers:
+            spin_box.valueChanged.connect(lambda *_: self._tell_size())
 
     def refresh(self) -> None:
         """Show the rows where a file is chosen."""
-        for button in (self._ui.openBigFileButton, self._ui.loadBigFileButton):
-            allow(button, self._panel.busy)
-        self._ui.bigFileFrame.setVisible(self._file is not None)
+        for button in (self._ui.openBigFileButton, self._ui.openBigFolderButton):
+            allow(button, self._panel.busy or self._panel.preparation.refusal)
+        self._ui.bigFileFrame.setVisible(self._path is not None)
+        for spin_box in self._numbers:
+            spin_box.setEnabled(self._file is not None)
+        self._tell_size()
 
     def look_at(self, path: Path) -> None:
-        """Show what a file holds, and offer an overview of it."""
+        """Show what a file holds, and offer an overview of it; the path stays to be mended where it cannot be read."""
+        self._path, self._file = path, None
+        show_text(self._ui.bigFileLineEdit, str(path))
+        self._panel.preparation.make_readable(path)
         self._file = look(path)
         shape = tuple(int(n) for n in self._file.grid.shape)  # PythonQt takes no other kind of number
-        ui = self._ui
-        told = _("{name}: {size} voxels of {dtype}, {memory}")
-        size = " × ".join(str(n) for n in shape)
-        memory = _memory(self._file.bytes)
-        ui.bigFileLabel.setText(escape(told.format(name=path.name, size=size, dtype=self._file.dtype, memory=memory)))
         for (start, stop), length in zip(self._boxes, shape, strict=True):
             with silently(start, stop):
                 start.setRange(0, length - 1)
                 stop.setRange(1, length)
                 start.setValue(0)
                 stop.setValue(length)
-        with silently(ui.bigFileStepSpinBox):
-            ui.bigFileStepSpinBox.setValue(offered_step(shape))
-        self._tell_size()
+        with silently(self._ui.bigFileStepSpinBox):
+            self._ui.bigFileStepSpinBox.setValue(offered_step(shape))
 
-    def _ask(self) -> None:
-        if path := ask_for_file(self._panel.root, _("Open a part of a big file"), _("All files (*)")):
+    def _ask(self, ask: Callable[..., Path | None]) -> None:
+        if path := ask(self._panel.root, _("Open a part of a big image")):
+            self.look_at(path)
+
+    def _take_path(self) -> None:
+        path = Path(text_of(self._ui.bigFileLineEdit).strip())
+        if path.name and path != self._path:
             self.look_at(path)
 
     def _load(self) -> None:
-        assert self._file is not None, "the button is seen only with a file"
+        assert self._file is not None, "the button is off without a file"
         step = int(value_of(self._ui.bigFileStepSpinBox))
         panel, self._is_left = self._panel, False
         panel.busy = _("A file is being read.")
@@ -77,12 +86,13 @@ class BigFileForm:
             volume = open_big(panel.scene, self._file.path, box=self._box(), step=step, breathe=self._breathe)
         finally:
             panel.busy = ""
-        self._file = None
+        self._path = self._file = None
         slicer.util.setSliceViewerLayers(background=volume, fit=True)
-        choose(self._panel.parameters, "volume", volume)
+        choose(panel.parameters, "volume", volume)
+        panel.status.say(_("{name} is loaded.").format(name=volume.GetName()))
 
     def _leave(self) -> None:
-        self._file, self._is_left = None, True
+        self._path, self._file, self._is_left = None, None, True
 
     def _breathe(self, part: float) -> None:
         """Stay alive between slabs; the button that leaves the file ends it."""
@@ -94,19 +104,24 @@ class BigFileForm:
     def _box(self) -> tuple[tuple[int, int], ...]:
         return tuple((int(value_of(start)), int(value_of(stop))) for start, stop in self._boxes)
 
-    def _tell_size(self, *_args: object) -> None:
-        """Show what would be loaded, and switch off what cannot be."""
-        assert self._file is not None, "the rows are seen only with a file"
-        step = int(value_of(self._ui.bigFileStepSpinBox))
+    def _tell_size(self) -> None:
+        """Show what is in the file, and what would be loaded; switch off what cannot be."""
+        ui, file = self._ui, self._file
+        if file is None:
+            ui.bigFileLabel.setText("")
+            ui.bigFileSizeLabel.setText("")
+            allow(ui.loadBigFileButton, _("Name a file that can be read."))
+            return
+        told = _("{size} voxels of {dtype}, {memory}")
+        size = _size(file.grid.shape)
+        ui.bigFileLabel.setText(told.format(size=size, dtype=file.dtype, memory=_memory(file.bytes)))
+        step = int(value_of(ui.bigFileStepSpinBox))
         lengths = [max(0, -(-(stop - start) // step)) for start, stop in self._box()]
         voxels = lengths[0] * lengths[1] * lengths[2]
-        size = " × ".join(str(n) for n in lengths)
-        memory = _memory(voxels * self._file.dtype.itemsize)
-        text = (
-            _("Loads {size} voxels, {memory}.").format(size=size, memory=memory) if voxels else _("The box is empty.")
-        )
-        self._ui.bigFileSizeLabel.setText(text)
-        allow(self._ui.loadBigFileButton, "" if voxels else text)
+        memory = _memory(voxels * file.dtype.itemsize)
+        text = _("Loads {size} voxels, {memory}.").format(size=_size(lengths), memory=memory)
+        ui.bigFileSizeLabel.setText(text if voxels else _("The box is empty."))
+        allow(ui.loadBigFileButton, self._panel.busy or ("" if voxels else _("The box is empty.")))
 
 
 def offered_step(shape: tuple[int, int, int]) -> int:
@@ -115,6 +130,10 @@ def offered_step(shape: tuple[int, int, int]) -> int:
     while (shape[0] // step) * (shape[1] // step) * (shape[2] // step) > _GOOD_VOXELS:
         step += 1
     return step
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " × ".join(str(n) for n in shape)
 
 
 def _memory(size: int) -> str:

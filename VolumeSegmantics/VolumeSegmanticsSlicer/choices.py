@@ -81,6 +81,13 @@ class Choices:
     def _check_predict(self) -> None:
         self.box()
         self.model()
+        self._check_free_result()
+
+    def _check_live(self) -> None:
+        self._check_train()
+        self._check_free_result()
+
+    def _check_free_result(self) -> None:
         if self.node_id("result") and self.node_id("result") == self.node_id("annotation"):
             raise InputError("The result would replace the strokes.", "Choose another segmentation for the result.")
         if result := self._parameters.chosen("result"):
@@ -97,6 +104,7 @@ class Choices:
 
 _CHECKS: dict[str, Callable[[Choices], object]] = {
     "train": Choices._check_train,
+    "live": Choices._check_live,
     "predict": Choices._check_predict,
     "predict_file": Choices.model,
     "constrain": Choices._check_result,

@@ -13,7 +13,7 @@ from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError
 from VolumeSegmanticsLib.settings import ConstrainSettings
 
 from .accepting import Region
-from .guidance import Slice, least_certain, painted_slices
+from .guidance import Slice, least_certain
 from .job_button import JobButton
 from .nodes import Node
 from .section import Section
@@ -38,7 +38,7 @@ class CorrectSection(Section):
         self._button = JobButton(panel, ui.constrainButton, "constrain", _("Apply rules"), self._constrain)
         ui.rulesLineEdit.setToolTip(_help_on_rules())
         ui.rulesLineEdit.textChanged.connect(lambda *_: panel.attempt(self._keep_rules))
-        ui.undoConstrainButton.clicked.connect(lambda *_: panel.attempt(panel.workflow.undo_constrain))
+        ui.undoConstrainButton.clicked.connect(lambda *_: panel.attempt(self._undo_rules))
 
     def refresh(self) -> None:
         ui, panel = self._ui, self._panel
@@ -96,8 +96,8 @@ class CorrectSection(Section):
 
     def _least_certain(self, confidence: Node, volume: Node, axis: str) -> Slice:
         """Return the least certain slice; where all are painted or were shown, these may come again."""
-        annotation, seen = self._panel.parameters.chosen("annotation"), self._seen[1]
-        painted = painted_slices(annotation, volume, axis=axis) if annotation else frozenset()
+        counts, seen = self._panel.painted, self._seen[1]
+        painted = counts.slices[axis] if counts else frozenset()
         for avoided in (seen | painted, set(seen)):
             with contextlib.suppress(InputError):
                 return least_certain(confidence, volume, axis=axis, avoid=avoided)
@@ -149,6 +149,10 @@ class CorrectSection(Section):
     def _constrain(self) -> None:
         self._panel.preparation.make_ready("constrain")
         self._panel.workflow.constrain(text_of(self._ui.rulesLineEdit))
+
+    def _undo_rules(self) -> None:
+        self._panel.workflow.undo_constrain()
+        self._panel.status.say(_("The result is what it was before the rules."))
 
 
 def _help_on_rules() -> str:

@@ -26,7 +26,9 @@ class DataSection(Section):
             selector = getattr(ui, name)
             keep_narrow(selector)
             selector.setMRMLScene(self._panel.scene)
-            selector.currentNodeIDChanged.connect(lambda *_, role=role: self._chosen(role))
+            # The first keeps still where the other node has the same name.
+            for signal in (selector.currentNodeIDChanged, selector.nodeActivated):
+                signal.connect(lambda *_, role=role: self._chosen(role))
         ui.newStrokesButton.clicked.connect(lambda *_: self._panel.attempt(self._new_strokes))
         ui.newRegionButton.clicked.connect(lambda *_: self._panel.attempt(self._new_region))
         self._big_file = BigFileForm(self._panel, ui)
@@ -54,8 +56,8 @@ class DataSection(Section):
                 choose_node(getattr(self._ui, name), None)
 
     def _chosen(self, role: str) -> None:
-        if self._panel.is_listening:
-            node = getattr(self._ui, SELECTORS[role]).currentNode()
+        node = getattr(self._ui, SELECTORS[role]).currentNode()
+        if self._panel.is_listening and node is not self._panel.parameters.chosen(role):
             self._panel.attempt(lambda: self._choose(role, node))
 
     def _choose(self, role: str, node: Node | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,19 @@ class Painted:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What is painted in all.
+
+    Attributes:
+        classes: How much of each class, in the order of the segments.
+        slices: For the axes ``"z"``, ``"y"`` and ``"x"`` those slices of the volume in which anything is painted.
+    """
+
+    classes: tuple[Painted, ...]
+    slices: Mapping[str, frozenset[int]]
+
+
+@dataclass(frozen=True)
 class Slice:
     """A slice of a volume.
 
@@ -68,13 +81,22 @@ def painted(annotation: Node, volume: Node) -> tuple[Painted, ...]:
     Raises:
         InputError: One of them cannot be used, see ``labels_of``.
     """
+    return _counted(annotation, volume).classes
+
+
+def painted_slices(annotation: Node, volume: Node, *, axis: str = "z") -> frozenset[int]:
+    """Return the slices of the volume along an axis in which anything is painted; errors are those of ``painted``."""
+    return _counted(annotation, volume).slices[axis]
+
+
+def _counted(annotation: Node, volume: Node) -> Counts:
     *_, answer = counting(annotation, volume)
     assert answer is not None, "the last is the answer"
     return answer
 
 
-def counting(annotation: Node, volume: Node) -> Iterator[tuple[Painted, ...] | None]:
-    """Count slice by slice, for callers with little time: yields None after each, and last what ``painted`` returns.
+def counting(annotation: Node, volume: Node) -> Iterator[Counts | None]:
+    """Count slice by slice, for callers with little time: yields None after each, and last the answer.
 
     Nothing must be painted meanwhile: begin anew then.
     """
@@ -82,16 +104,8 @@ def counting(annotation: Node, volume: Node) -> Iterator[tuple[Painted, ...] | N
     tally = _Tally(grid_of(volume).shape, len(segments))
     for _ in tally.counting(annotation, volume, segments):
         yield None
-    yield tuple(_painted(s, int(tally.voxels[s.position]), tally.fewest_slices(s)) for s in segments)
-
-
-def painted_slices(annotation: Node, volume: Node, *, axis: str = "z") -> frozenset[int]:
-    """Return the slices of the volume along an axis in which anything is painted; errors are those of ``painted``."""
-    segments = segments_of(annotation)
-    tally = _Tally(grid_of(volume).shape, len(segments))
-    for _ in tally.counting(annotation, volume, segments):
-        pass
-    return frozenset(np.flatnonzero(tally.used[AXIS_LETTERS.index(axis)].any(axis=1)).tolist())
+    classes = tuple(_painted(s, int(tally.voxels[s.position]), tally.fewest_slices(s)) for s in segments)
+    yield Counts(classes, {axis: tally.slices(n) for n, axis in enumerate(AXIS_LETTERS)})
 
 
 def least_certain(confidence: Node, volume: Node, *, axis: str = "z", avoid: Collection[int] = ()) -> Slice:
@@ -147,6 +161,10 @@ class _Tally:
         """Return the number of slices that hold a segment, along the axis with the fewest."""
         return min(int(used[:, segment.position - 1].sum()) for used in self.used)
 
+    def slices(self, axis: int) -> frozenset[int]:
+        """Return the slices along an axis that hold anything."""
+        return frozenset(np.flatnonzero(self.used[axis].any(axis=1)).tolist())
+
     def _add(self, z: int, window: tuple[slice, slice], positions: NDArray[np.uint8]) -> None:
         """Add the part of a slice that a layer covers; segments are looked at eight at a time, as bits of a byte."""
         counts = np.bincount(positions.ravel(), minlength=len(self.voxels))
@@ -186,11 +204,11 @@ def _warning(name: str, voxels: int, slices: int) -> str:
 def _slice_means(array: NDArray[np.uint8], axis: int) -> NDArray[np.float64]:
     """Return the mean of every slice (Z, Y, X) along an axis, plane by plane, as a sum of all takes 8 bytes a voxel."""
     if axis == 0:
-        return np.array([plane.mean() for plane in array])
+        return np.array([plane.sum(dtype=np.uint32) / plane.size for plane in array])
     total = np.zeros(array.shape[axis])
     for plane in array:
-        total += plane.mean(axis=2 - axis)
-    return total / len(array)
+        total += plane.sum(axis=2 - axis, dtype=np.uint32)
+    return total * total.size / array.size
 
 
 def _centre_ras(volume: Node, axis: int, index: int) -> tuple[float, float, float]:

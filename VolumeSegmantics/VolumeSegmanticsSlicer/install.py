@@ -126,6 +126,21 @@ def install(
         raise DependencyError(f"After the installation these packages do not work: {_told(left)}.", BROKEN_HINT)
 
 
+def install_readers(
+    lacking: Sequence[Requirement],
+    *,
+    confirm: Confirm,
+    report: Tell = lambda line: None,
+    breathe: Callable[[], object] = lambda: None,
+    slicer: Any = None,
+) -> None:
+    """Install what Slicer's own Python needs to read files; arguments and errors are those of `install`."""
+    if not confirm(question(lacking)):
+        raise Cancelled
+    _install_others(slicer or importlib.import_module("slicer"), lacking, report, breathe)
+    importlib.invalidate_caches()
+
+
 def _refuse_what_cannot_work(lacking: Sequence[Requirement], python: str) -> None:
     if python and (outside := [one.wanted for one in lacking if one.of_worker]):
         wanted = " ".join(f'"{name}"' for name in outside)

@@ -12,7 +12,13 @@ from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.box import Box
 from VolumeSegmanticsLib.events import Report
 from VolumeSegmanticsLib.jobs import Job
-from VolumeSegmanticsLib.settings import ConstrainSettings, EvaluateSettings, PredictSettings, TrainSettings
+from VolumeSegmanticsLib.settings import (
+    ConstrainSettings,
+    EvaluateSettings,
+    LiveSettings,
+    PredictSettings,
+    TrainSettings,
+)
 from VolumeSegmanticsLib.volume import Grid
 
 from .nodes import IMAGE_FILE, Node, grid_of, image_for_job, own_file, volume_of
@@ -137,6 +143,31 @@ def predict_job(
     if confidence:
         outputs["confidence"] = CONFIDENCE_FILE if confidence is True else str(Path(confidence).absolute())
     return Job.create(folder, task="predict", settings=settings.to_dict(), inputs=inputs, outputs=outputs)
+
+
+def live_job(
+    folder: Path,
+    volume_node: Node,
+    settings: LiveSettings,
+    images: Images,
+    *,
+    model: AnyPath | None,
+    labels: bool,
+    box: Box | None = None,
+    write: Write = now,
+) -> Box:
+    """Write a job that learns while somebody paints, on a volume or a box of it only.
+
+    Returns:
+        The part of the volume that the job has.
+    """
+    image, part = images.file_of(volume_node, folder, box, write=write)
+    inputs: dict[str, Any] = {"image": _told(image, folder)}
+    if box is not None:
+        inputs["box"] = box.seen_from(part.start).spans
+    outputs = {"model": _output(model, MODEL_FILE)} | ({"labels": RESULT_FILE} if labels else {})
+    Job.create(folder, task="live", settings=settings.to_dict(), inputs=inputs, outputs=outputs)
+    return part
 
 
 def predict_file_job(folder: Path, image: AnyPath, model: AnyPath, settings: PredictSettings, output: AnyPath) -> Job:

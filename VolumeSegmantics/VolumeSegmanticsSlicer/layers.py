@@ -8,7 +8,7 @@ volume's (oversampled, differently placed) are copied and moved first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from VolumeSegmanticsLib.io.placing import placed, resampled
 from VolumeSegmanticsLib.volume import Grid
+
+Slice = tuple[tuple[slice, slice], NDArray[Any]]
+"""A window of a slice, and label values or the positions of segments in it."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,57 @@ class Layer:
         """Return how many voxels belong to a segment."""
         return sum(np.count_nonzero(self.positions.take(one_slice, mode="clip")) for one_slice in self.voxels)
 
-    def slice_at(self, z: int) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
+    def slice_at(self, z: int) -> Slice | None:
         """Return where in a slice of the grid anything is painted, and the positions there; None without any."""
+        return _with_positions(self._values_at(z), self.positions)
+
+    def kept(self) -> Kept:
+        """Return what is painted now, whatever becomes of the voxels."""
+        kept = {}
+        for z in range(self.start[0], self.start[0] + len(self.voxels)):
+            if found := self._values_at(z):
+                kept[z] = found[0], found[1].copy()
+        return Kept(kept, self.positions)
+
+    def _values_at(self, z: int) -> Slice | None:
         row = z - self.start[0]
         if not 0 <= row < len(self.voxels):
             return None
-        rows, columns = (np.flatnonzero(np.bitwise_or.reduce(self.voxels[row], axis=axis)) for axis in (1, 0))
-        if not rows.size:
+        columns = _span(self.voxels[row], axis=0)
+        if columns is None:
             return None
-        inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        rows = _span(self.voxels[row][:, columns], axis=1)
+        assert rows is not None, "there are columns"
         _, y, x = self.start
-        window = slice(y + rows[0], y + rows[-1] + 1), slice(x + columns[0], x + columns[-1] + 1)
-        return window, self.positions.take(self.voxels[row][inside], mode="clip")
+        window = slice(y + rows.start, y + rows.stop), slice(x + columns.start, x + columns.stop)
+        return window, self.voxels[row][rows, columns]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was painted in a layer: strokes take far less room than the voxels around them.
+
+    Attributes:
+        slices: Index of a slice of the grid to a window of it and the label values there.
+        positions: As in `Layer`.
+    """
+
+    slices: Mapping[int, Slice]
+    positions: NDArray[np.uint8]
+
+    def slice_at(self, z: int) -> Slice | None:
+        """Return what `Layer.slice_at` returned."""
+        return _with_positions(self.slices.get(z), self.positions)
+
+
+def _with_positions(values: Slice | None, positions: NDArray[np.uint8]) -> Slice | None:
+    return values and (values[0], positions.take(values[1], mode="clip"))
+
+
+def _span(painted: NDArray[Any], axis: int) -> slice | None:
+    """Return from where to where anything is painted, seen along an axis of a slice; None without any."""
+    found = np.flatnonzero(np.bitwise_or.reduce(painted, axis=axis))
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else None
 
 
 _AS_THEY_ARE = np.arange(256, dtype=np.uint8)
@@ -99,7 +141,7 @@ def _box(source: Grid, grid: Grid) -> tuple[tuple[int, ...], tuple[int, int, int
 
 
 def merged(
-    layers: Sequence[Layer], values: Sequence[int], shape: tuple[int, int, int]
+    layers: Sequence[Layer | Kept], values: Sequence[int], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.uint8], int]:
     """Return the class value of each voxel, and how many voxels belong to several segments.
 

@@ -83,17 +83,23 @@ class LossChart:
         picture.fill(palette.base().color())
         painter = qt.QPainter()
         painter.begin(picture)
-        painter.setRenderHint(qt.QPainter.Antialiasing, True)
-        _draw_frame(painter, palette, width)
-        place = _MARGIN
-        for curve in curves():
-            figures = [curve.figure(epoch) for epoch in epochs]
-            known = [figure for figure in figures if figure is not None]
-            if known:
-                place = _draw_title(painter, curve, known[-1], place)
-                _draw_curve(painter, curve, figures, 1.0 if curve.is_part else _highest_loss(epochs), width)
-        painter.end()
+        try:
+            _draw(painter, palette, epochs, width)
+        finally:
+            painter.end()  # a picture must not go while somebody paints on it
         return picture
+
+
+def _draw(painter: Widget, palette: Widget, epochs: tuple[EpochEnded, ...], width: int) -> None:
+    painter.setRenderHint(qt.QPainter.Antialiasing, True)
+    _draw_frame(painter, palette, width)
+    place = _MARGIN
+    for curve in curves():
+        figures = [curve.figure(epoch) for epoch in epochs]
+        known = [figure for figure in figures if figure is not None]
+        if known:
+            place = _draw_title(painter, curve, known[-1], place)
+            _draw_curve(painter, curve, figures, 1.0 if curve.is_part else _highest_loss(epochs), width)
 
 
 def _highest_loss(epochs: tuple[EpochEnded, ...]) -> float:

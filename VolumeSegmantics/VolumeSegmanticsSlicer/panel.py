@@ -20,7 +20,8 @@ from .advanced_section import AdvancedSection
 from .annotate_section import AnnotateSection
 from .correct_section import CorrectSection
 from .data_section import DataSection
-from .guidance import Painted
+from .guidance import Counts
+from .live_section import LiveSection
 from .nodes import Node
 from .observing import Observations
 from .parameters import Parameters
@@ -53,7 +54,7 @@ class Panel:
 
     Attributes:
         busy: What lasts longer in this process, a sentence; no job starts meanwhile.
-        painted: How much of each class is painted; None where nobody has counted.
+        painted: How much of each class is painted, and in which slices; None where nobody has counted.
         has_other_nodes: Whether the scene has got or lost nodes since the last time that all was shown.
     """
 
@@ -72,14 +73,22 @@ class Panel:
         self.root, self.workflow, self.scene, self.user = root, workflow, scene, user
         self.preparation, self.confirm, self.breathe = preparation, confirm, breathe
         self.busy = ""
-        self.painted: tuple[Painted, ...] | None = None
+        self.painted: Counts | None = None
         self.has_other_nodes = True
         self._state, self._is_stale, self._is_open = workflow.state, True, True
-        self._scene_observations, self._parameter_observations = Observations(), Observations()
-        self._observed_parameters: Node | None = None
+        self._scene_observations, self._node_observations = Observations(), Observations()
+        self._observed: tuple[Node | None, ...] = ()
         self.status = StatusArea(self, ui)
         preparation.report = self._tell_preparing
-        kinds = (DataSection, AnnotateSection, TrainSection, SegmentSection, CorrectSection, AdvancedSection)
+        kinds = (
+            DataSection,
+            AnnotateSection,
+            LiveSection,
+            TrainSection,
+            SegmentSection,
+            CorrectSection,
+            AdvancedSection,
+        )
         self._sections: tuple[Section, ...] = (*(kind(self, ui) for kind in kinds), self.status)
         self._observe_scene()
         self.refresh()
@@ -127,7 +136,7 @@ class Panel:
         if not self.is_listening:
             return
         self._is_stale = False
-        self._observe_parameters()
+        self._observe_nodes()
         for section in self._sections:
             section.refresh()
         self.has_other_nodes = False
@@ -161,7 +170,7 @@ class Panel:
         """End the panel; its widgets stay, and do nothing."""
         self._timer.stop()
         self._scene_observations.clear()
-        self._parameter_observations.clear()
+        self._node_observations.clear()
         self.preparation.cancel()
         for section in self._sections:
             section.leave()
@@ -192,13 +201,14 @@ class Panel:
             observations.add(scene, event, self._note_nodes)
         observations.add(scene, scene.NodeAboutToBeRemovedEvent, self._let_go, priority=FIRST)
 
-    def _observe_parameters(self) -> None:
-        """Notice what scripts choose; reading a scene can bring another parameter node."""
-        node = self.parameters.node
-        if node is not self._observed_parameters:
-            self._parameter_observations.clear()
-            self._parameter_observations.add(node, "ModifiedEvent", self.mark_stale)
-            self._observed_parameters = node
+    def _observe_nodes(self) -> None:
+        """Notice what scripts choose, and what becomes of volume and region; reading a scene can bring others."""
+        nodes = (self.parameters.node, self.parameters.chosen("volume"), self.parameters.chosen("region"))
+        if nodes != self._observed:
+            self._node_observations.clear()
+            for node in filter(None, nodes):
+                self._node_observations.add(node, "ModifiedEvent", self.mark_stale)
+            self._observed = nodes
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _let_go(self, scene: Node, event: str, node: Node) -> None:
@@ -210,6 +220,8 @@ class Panel:
 
     def _forget_nodes(self, *_: object) -> None:
         self.preparation.cancel()
+        self._node_observations.clear()
+        self._observed = ()
         for section in self._sections:
             section.forget()
         self.painted, self._is_stale = None, True

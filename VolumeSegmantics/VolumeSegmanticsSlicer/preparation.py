@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from VolumeSegmanticsLib.errors import Cancelled
 
-from .install import install
+from .install import install, install_readers
+from .readers import lacking_for
 from .requirements import missing
 from .user_choices import UserChoices
+
+INSTALLING = "Python packages are being installed."
 
 
 class Preparation:
@@ -56,14 +61,24 @@ class Preparation:
         python = self._user.python
         if python in self._ready:
             return
-        self.task, self._is_cancelled = task, False
-        self.refusal = "The Python packages are being looked at."
-        try:
+        with self._at_work(task, "The Python packages are being looked at."):
             self.report(self.refusal)
             if lacking := missing(python or None, breathe=self._live):
-                self.refusal = "Python packages are being installed."
+                self.refusal = INSTALLING
                 install(lacking, python=python, confirm=self._confirm, report=self.report, breathe=self._live)
             self._ready.add(python)
+
+    def make_readable(self, path: Path, task: str = "") -> None:
+        """Return once Slicer's own Python has what reads a file; errors are those of ``make_ready``."""
+        if lacking := lacking_for(path):
+            with self._at_work(task, INSTALLING):
+                install_readers(lacking, confirm=self._confirm, report=self.report, breathe=self._live)
+
+    @contextmanager
+    def _at_work(self, task: str, refusal: str) -> Iterator[None]:
+        self.task, self.refusal, self._is_cancelled = task, refusal, False
+        try:
+            yield
         finally:
             self.refusal = self.task = ""
 

@@ -34,9 +34,15 @@ class Watch:
 
     def tell(self) -> None:
         """Tell the job that began last."""
-        if self._watched is not None:
-            axis, index = self._watched.axis, self._watched.index
-            watch(self._folder, Watched(axis, index - self._start[AXIS_LETTERS.index(axis)]))
+        if place := self.seen_from(self._start):
+            watch(self._folder, place)
+
+    def seen_from(self, start: Voxel) -> Watched | None:
+        """Return the slice in an image that starts at a voxel (Z, Y, X) of the volume; None before any was in view."""
+        if self._watched is None:
+            return None
+        axis, index = self._watched.axis, self._watched.index
+        return Watched(axis, index - start[AXIS_LETTERS.index(axis)])
 
 
 def show_preview(state: State, volume: Node, *, node: Node | None = None) -> Node:

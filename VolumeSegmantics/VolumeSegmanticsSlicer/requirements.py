@@ -40,7 +40,8 @@ class Requirement:
         reason: What it is for, to be read after "for".
         megabytes: Of the download, about.
         ships_with_slicer: Slicer has its own, which must stay as it is.
-        read_in_slicer: Slicer's own Python needs it too, also where another runs the worker.
+        read_in_slicer: Slicer's own Python needs it for every job, also where another runs the worker; for what only
+            some files need see ``readers``.
         problem: What is wrong: ``"missing"``, ``"too old: 1.2"``, or how importing it fails.
         of_worker: Whether the Python that runs the worker lacks it, not Slicer's where that is another.
     """
@@ -72,9 +73,9 @@ NEEDED = (
     Requirement("scipy", ">=1.11", "distances and filters", 40, **SLICER),
     Requirement("SimpleITK", ">=2.3", "image files", 55, **SLICER),
     Requirement("pynrrd", ">=1.0", "NRRD files that need not be copied", read_in_slicer=True),
-    Requirement("mrcfile", ">=1.5", "files of electron tomography", read_in_slicer=True),
-    Requirement("tifffile", ">=2023.7", "TIFF files", read_in_slicer=True),
-    Requirement("imagecodecs", ">=2023.7", "compressed TIFF files", 20, read_in_slicer=True),
+    Requirement("mrcfile", ">=1.5", "files of electron tomography"),
+    Requirement("tifffile", ">=2023.7", "TIFF files"),
+    Requirement("imagecodecs", ">=2023.7", "compressed TIFF files", 20),
     Requirement("torch", ">=2.2", "training and prediction", 200),
     Requirement("torchvision", ">=0.17", "operators that networks need", 8),
     Requirement("segmentation-models-pytorch", ">=0.5", "network architectures", 5),

@@ -20,6 +20,7 @@ from pathlib import Path
 from VolumeSegmanticsLib.errors import ResourceError, VolumeSegmanticsError, WorkerError
 from VolumeSegmanticsLib.events import TERMINAL, Event, Failed, Finished, Report
 from VolumeSegmanticsLib.launch import WorkerProcess
+from VolumeSegmanticsLib.messages import Message
 
 from .starting import STAGE, Act, Starting, StartWorker, Worker, Write
 from .states import Phase, State
@@ -91,15 +92,18 @@ class Runner:
                 self._end(event)
         return self.state
 
-    def wait(self, on_change: Callable[[State], object] | None = None) -> State:
+    def wait(
+        self, on_change: Callable[[State], object] | None = None, *, pump: Callable[[], State] | None = None
+    ) -> State:
         """Pump until the job is over, and return its last state: for scripts, where no timer runs.
 
         Args:
             on_change: Called with each new state.
+            pump: Called in place of the own one.
         """
         known = None
         while True:
-            state = self.pump()
+            state = (pump or self.pump)()
             if on_change is not None and state is not known:
                 on_change(state)
             if not state.is_running:
@@ -107,6 +111,11 @@ class Runner:
             if state is known:
                 time.sleep(WAIT_SECONDS)
             known = state
+
+    def send(self, message: Message) -> None:
+        """Tell the worker something; nothing happens where none runs."""
+        if self._worker is not None:
+            self._worker.send(message)
 
     def cancel(self, note: str = "") -> None:
         """Ask the job to stop; it is over once a later state says so. The note says why, for the user."""

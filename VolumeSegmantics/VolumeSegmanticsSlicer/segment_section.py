@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,18 @@ from .scenes import stem
 from .section import Section
 from .states import State
 from .strokes import choose, nodes_of
-from .widgets import allow, ask_for_file, choose_node, data_of, fill, keep_narrow, leave_out, silently, value_of
+from .widgets import (
+    allow,
+    ask_for_file,
+    ask_for_folder,
+    choose_node,
+    data_of,
+    fill,
+    keep_narrow,
+    leave_out,
+    silently,
+    value_of,
+)
 
 RESULT_ENDING = " segmentation.seg.nrrd"
 
@@ -32,12 +44,14 @@ class SegmentSection(Section):
         self._card: tuple[Path | None, float] | None = None
         keep_narrow(ui.resultSelector)
         ui.resultSelector.setMRMLScene(panel.scene)
-        ui.resultSelector.currentNodeIDChanged.connect(lambda *_: self._choose_result())
+        for signal in (ui.resultSelector.currentNodeIDChanged, ui.resultSelector.nodeActivated):
+            signal.connect(lambda *_: self._choose_result())
         ui.modelComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_model))
         ui.openModelButton.clicked.connect(lambda *_: panel.attempt(self._open_model))
         ui.qualityComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_quality))
         ui.confidenceCheckBox.toggled.connect(lambda *_: panel.attempt(self._choose_confidence))
-        ui.predictFileButton.clicked.connect(lambda *_: panel.attempt(self._predict_file))
+        ui.predictFileButton.clicked.connect(lambda *_: panel.attempt(lambda: self._predict_file(ask_for_file)))
+        ui.predictFolderButton.clicked.connect(lambda *_: panel.attempt(lambda: self._predict_file(ask_for_folder)))
 
     def refresh(self) -> None:
         ui, panel = self._ui, self._panel
@@ -54,7 +68,8 @@ class SegmentSection(Section):
         ui.show3DButton.setSegmentationNode(result)
         allow(ui.show3DButton, "" if result else _("There is no result yet."))
         self._button.refresh(panel.refused("predict"))
-        allow(ui.predictFileButton, panel.refused("predict_file"))
+        for button in (ui.predictFileButton, ui.predictFolderButton):
+            allow(button, panel.refused("predict_file"))
 
     def show(self, state: State) -> None:
         self._button.show(state)
@@ -72,22 +87,25 @@ class SegmentSection(Section):
         panel.workflow.device = panel.user.device
         panel.workflow.predict(confidence=panel.user.wants_confidence)
 
-    def _predict_file(self) -> None:
+    def _predict_file(self, ask: Callable[..., Path | None]) -> None:
         panel = self._panel
-        image = ask_for_file(panel.root, _("Segment an image file"), _("All files (*)"))
+        image = ask(panel.root, _("Segment an image without loading it"))
         if image is None:
             return
         panel.preparation.make_ready("predict")
+        if not panel.user.python:
+            panel.preparation.make_readable(image, "predict")
         panel.workflow.device = panel.user.device
         panel.workflow.predict_file(image, free_result(image))
 
     def _choose_result(self) -> None:
-        if self._panel.is_listening:
-            node = self._ui.resultSelector.currentNode()
+        node = self._ui.resultSelector.currentNode()
+        if self._panel.is_listening and node is not self._panel.parameters.chosen("result"):
             self._panel.attempt(lambda: choose(self._panel.parameters, "result", node))
 
     def _choose_model(self) -> None:
-        self._panel.parameters.model_path = Path(data_of(self._ui.modelComboBox))
+        path = data_of(self._ui.modelComboBox)
+        self._panel.parameters.model_path = Path(path) if path else None
 
     def _open_model(self) -> None:
         if path := ask_for_file(self._panel.root, _("Choose a model"), f"{_('Models')} (*{SUFFIX})"):
@@ -127,7 +145,9 @@ def _model_choices(folder: Path, chosen: Path | None) -> list[tuple[str, str, st
     if chosen and chosen not in paths:
         paths.append(chosen)
     choices = [(str(path), path.name.removesuffix(SUFFIX), str(path)) for path in paths]
-    return choices or [("", _("None yet: train one"), "")]
+    if chosen:
+        return choices
+    return [("", _("Choose a model") if choices else _("None yet: train one"), ""), *choices]
 
 
 def _qualities() -> list[tuple[str, str, str]]:

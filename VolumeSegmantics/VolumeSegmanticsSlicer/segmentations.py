@@ -23,7 +23,7 @@ from VolumeSegmanticsLib.events import Log, Report, ignore
 from VolumeSegmanticsLib.settings import UNPAINTED
 from VolumeSegmanticsLib.volume import Grid, LabelMap
 
-from .layers import Layer, merged
+from .layers import Kept, Layer, merged
 from .nodes import Node, as_array, between, grid_of, grid_of_image, voxels_of
 from .starting import Write, now
 
@@ -81,13 +81,13 @@ class Snapshot:
 
     name: str
     grid: Grid
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer | Kept, ...]
     values: tuple[int, ...]
     classes: tuple[LabelClass, ...]
     unpainted: str
 
     def inside(self, window: tuple[slice, slice, slice]) -> Snapshot:
-        """Return what is painted in a box of the volume."""
+        """Return what is painted in a box of the volume: of a snapshot that is no copy, and so is used at once."""
         start, (z, y, x) = tuple(part.start for part in window), (part.stop - part.start for part in window)
         layers = tuple(layer.inside(start, (z, y, x)) for layer in self.layers)
         return replace(self, grid=self.grid.part(start, (z, y, x)), layers=layers)
@@ -130,7 +130,7 @@ def snapshot_of(
     return Snapshot(
         segmentation_node.GetName(),
         grid_of(volume_node),
-        tuple(replace(layer, voxels=layer.voxels.copy()) if copy else layer for layer in layers),
+        tuple(layer.kept() if copy else layer for layer in layers),
         (outside, *values),
         classes,
         "background" if has_background else meaning,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import SkipTest
 
@@ -16,6 +18,7 @@ from VolumeSegmanticsLib.settings import PredictSettings, TrainSettings
 
 from .desktop import user_choices
 from .nodes import Node, grid_of
+from .parameters import Parameters
 from .requirements import missing
 from .segmentations import labels_of
 from .states import Phase
@@ -30,6 +33,7 @@ LEAST_OVERLAP = 0.7
 """Part of the voxels that such a small model must get right; chance gives a half."""
 
 PATIENCE_SECONDS = 600.0
+BUTTON_SECONDS = 30.0
 
 
 def strokes_become_a_segmentation(widget: Any) -> None:
@@ -51,16 +55,28 @@ def strokes_become_a_segmentation(widget: Any) -> None:
     _name_classes(strokes)
     for value, name in enumerate(NAMES):
         _paint(ui.segmentEditor, strokes, name, _stroke(truth, value))
-    parameters.keep(SMALL)
-    parameters.keep(PredictSettings(quality="low"))
-    widget.panel.refresh()
-    _press(widget, ui, "trainButton")
-    model = parameters.model_path
+    with _settings(parameters):
+        widget.panel.refresh()
+        _press(widget, ui, "trainButton")
+        model = parameters.model_path
+        try:
+            _press(widget, ui, "predictButton")
+            _check(parameters.chosen("result"), volume, truth)
+        finally:
+            model.unlink(missing_ok=True)  # it lies in the user's own folder
+
+
+@contextmanager
+def _settings(parameters: Parameters) -> Iterator[None]:
+    """Keep small settings for a time."""
+    before = [parameters.settings(kind) for kind in (TrainSettings, PredictSettings)]
     try:
-        _press(widget, ui, "predictButton")
-        _check(parameters.chosen("result"), volume, truth)
+        for settings in (SMALL, PredictSettings(quality="low")):
+            parameters.keep(settings)
+        yield
     finally:
-        model.unlink(missing_ok=True)  # it lies in the user's own folder
+        for settings in before:
+            parameters.keep(settings)
 
 
 def _check(result: Node, volume: Node, truth: NDArray[np.uint8]) -> None:
@@ -121,32 +137,30 @@ def _stroke(truth: NDArray[np.uint8], value: int) -> NDArray[np.bool_]:
 def _paint(editor: Any, strokes: Node, name: str, where: NDArray[np.bool_]) -> None:
     """Add voxels to a segment with the Segment Editor's own tool."""
     editor.setCurrentSegmentID(strokes.GetSegmentation().GetSegmentIdBySegmentName(name))
-    editor.setActiveEffectByName("Paint")
-    effect = editor.activeEffect()
+    effect = editor.effectByName("Paint")  # activating it needs views, which are not there without a main window
     stroke = effect.defaultModifierLabelmap()
     voxels = vtk_to_numpy(stroke.GetPointData().GetScalars()).reshape(stroke.GetDimensions()[::-1])
     voxels[:] = where
     stroke.Modified()
     editor.saveStateForUndo()
     effect.modifySelectedSegmentByLabelmap(stroke, slicer.qSlicerSegmentEditorAbstractEffect.ModificationModeAdd)
-    editor.setActiveEffect(None)
 
 
 def _press(widget: Any, ui: Any, name: str) -> None:
     """Press a button of the panel and wait for the end of its job, with Slicer alive."""
     button = getattr(ui, name)
-    _wait_for(lambda: button.property("enabled"))
+    _wait_for(lambda: button.property("enabled"), BUTTON_SECONDS)
     assert button.property("enabled"), button.property("toolTip")
     button.click()
-    _wait_for(lambda: not widget.workflow.state.is_running)
+    _wait_for(lambda: not widget.workflow.state.is_running, PATIENCE_SECONDS)
     phase = widget.workflow.state.phase
     widget.workflow.cancel()  # where it has taken too long
     assert phase is Phase.DONE, f"{phase}: {ui.statusLabel.property('text')}"
 
 
-def _wait_for(condition: Any) -> None:
+def _wait_for(condition: Any, seconds: float) -> None:
     """Let Slicer live until a condition holds, for a time."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         slicer.app.processEvents()
         time.sleep(0.02)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from VolumeSegmanticsLib.errors import VolumeSegmanticsError
 from VolumeSegmanticsLib.events import Event, Failed, WasCancelled
+from VolumeSegmanticsLib.messages import Message
 
 STAGE = "prepare"
 """What a job does until its worker runs."""
@@ -46,6 +47,9 @@ class Worker(Protocol):
     def close(self) -> None:
         """End it, and wait until it has."""
 
+    def send(self, message: Message) -> None:
+        """Tell it something, without waiting; one that has ended does not hear it."""
+
 
 StartWorker = Callable[[Path], Worker]
 """Starts the worker of the job that a folder holds."""
@@ -69,6 +73,7 @@ class Starting:
         self._folder, self._writes, self._told, self._start = folder, writes, told, start
         self._worker: Worker | None = None
         self._ending: Event | None = None
+        self._unsent: list[Message] = []
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
@@ -90,6 +95,14 @@ class Starting:
         if self._worker is not None:
             self._worker.stop()
 
+    def send(self, message: Message) -> None:
+        """Tell the worker something, as soon as it runs."""
+        with self._lock:
+            if self._worker is None:
+                self._unsent.append(message)
+            else:
+                self._worker.send(message)
+
     def close(self) -> None:
         """End the worker, and wait until it has."""
         self.stop()
@@ -104,6 +117,8 @@ class Starting:
             with self._lock:
                 if self._ending is None:
                     self._worker = self._start(self._folder)
+                    for message in self._unsent:
+                        self._worker.send(message)
         except VolumeSegmanticsError as error:
             self._fail(Failed(error.code, error.message, error.hint))
         except Exception as error:

@@ -48,13 +48,13 @@ class State:
 
     Attributes:
         phase: Where it is.
-        task: ``"train"``, ``"predict"`` or ``"evaluate"``; empty before the first job.
+        task: ``"train"``, ``"predict"``, ``"evaluate"``, ``"constrain"`` or ``"live"``; empty before the first job.
         folder: The job's folder.
         stage: What it does at the moment, as ``Progress`` says it.
         done, total: Steps of this stage; ``total`` is 0 where it is not known.
         seconds_left: Of this stage; None where nobody knows.
         epochs: All epochs that are over, with their losses and Dice.
-        preview: The latest picture of what the model does, a path; empty where there is none.
+        preview: The latest picture of what the model does, a path; empty where there is none, or none any more.
         log: The last lines that it told, oldest first.
         lines: How many lines it told in all.
         outputs: What it made, as ``Finished`` says it: paths by name, and ``scores``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from VolumeSegmanticsLib.classes import LabelClass
 
@@ -11,7 +12,9 @@ from .parameters import Parameters
 from .results import is_result
 from .segmentations import CLASS_TAG
 
-BACKGROUND = LabelClass.plain(0)
+BACKGROUND = replace(LabelClass.plain(0), color=(0.45, 0.65, 0.75))
+"""Black strokes could not be seen on a dark image."""
+
 FIRST_CLASS = LabelClass.plain(1)
 
 

@@ -30,7 +30,7 @@ class TrainSection(Section):
         self._button = JobButton(panel, ui.trainButton, "train", _("Train"), self._train)
         self._chart = LossChart(ui.lossChart)
         self._epochs: tuple[EpochEnded, ...] = ()
-        self._preview = PreviewDisplay(panel)
+        self._preview = PreviewDisplay(panel, "train")
         self._query: DeviceQuery | None = DeviceQuery()
         self._devices = self._query.devices()
         ui.presetComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_preset))
@@ -81,11 +81,10 @@ class TrainSection(Section):
 
     def _too_little_painted(self) -> str:
         """Return why there is too little to learn from; empty where that is not known."""
-        painted = self._panel.painted
-        if painted is None or sum(one.voxels > 0 for one in painted) >= FEWEST_CLASSES:
-            return ""
+        counts = self._panel.painted
+        painted = sum(one.voxels > 0 for one in counts.classes) if counts else FEWEST_CLASSES
         settings = self._panel.parameters.settings(TrainSettings)
-        if settings.unpainted == "background" and any(one.voxels for one in painted):
+        if painted >= FEWEST_CLASSES or (painted and settings.unpainted == "background"):
             return ""
         return _("Paint some voxels of at least two classes first.")
 

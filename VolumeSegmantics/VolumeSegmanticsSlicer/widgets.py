@@ -73,9 +73,10 @@ def allow(widget: Widget, reason: str, tip: str = "") -> None:
     if own is None:
         own = widget.property("toolTip")
         widget.setProperty(_OWN_TIP, own)
-    tip = tip or str(own)
+    tip = tip or str(own or "")
     widget.setEnabled(not reason)
-    widget.setToolTip(f"<p>{escape(tip)}</p><p><b>{escape(reason)}</b></p>" if reason else tip)
+    told = tip if tip.startswith("<p>") else f"<p>{escape(tip)}</p>"  # Slicer makes rich text of those of the ``.ui``
+    widget.setToolTip(f"{told}<p><b>{escape(reason)}</b></p>" if reason else tip)
 
 
 def keep_narrow(selector: Widget) -> None:
@@ -84,9 +85,11 @@ def keep_narrow(selector: Widget) -> None:
 
 
 def choose_node(selector: Widget, node: Any) -> None:
-    """Show a node, or none, as the chosen one."""
-    with silently(selector):
-        selector.setCurrentNodeID(node.GetID() if node else "")
+    """Show a node, or none, as the chosen one; where it is, nothing is done, as that would close an open list."""
+    node_id = node.GetID() if node else ""
+    if str(value_of(selector, "currentNodeID") or "") != node_id:
+        with silently(selector):
+            selector.setCurrentNodeID(node_id)
 
 
 def leave_out(selector: Widget, node_ids: Sequence[str]) -> None:
@@ -102,12 +105,12 @@ def paragraphs(lines: Sequence[str]) -> str:
     return "<br>".join(lines)
 
 
-def ask_for_file(parent: Widget, title: str, pattern: str) -> Path | None:
-    """Let the user choose a file that exists; None where she does not."""
+def ask_for_file(parent: Widget, title: str, pattern: str = "") -> Path | None:
+    """Let the user choose a file that exists; None where she does not. Without a pattern any file can be chosen."""
     return _path(qt.QFileDialog.getOpenFileName(parent, title, "", pattern))
 
 
-def ask_for_folder(parent: Widget, title: str, start: Path) -> Path | None:
+def ask_for_folder(parent: Widget, title: str, start: Path | str = "") -> Path | None:
     """Let the user choose a folder; None where she does not."""
     return _path(qt.QFileDialog.getExistingDirectory(parent, title, str(start)))
 

@@ -5,12 +5,33 @@ from __future__ import annotations
 from .states import Phase, State
 
 READY = "Ready."
-VERBS = {"train": "Training", "predict": "Segmenting", "evaluate": "Comparing", "constrain": "Applying the rules"}
+VERBS = {
+    "train": "Training",
+    "predict": "Segmenting",
+    "evaluate": "Comparing",
+    "constrain": "Applying the rules",
+    "live": "Live mode",
+}
 _ENDED = {
     "train": "The model is trained.",
     "predict": "The volume is segmented.",
     "evaluate": "Compared.",
     "constrain": "The rules hold.",
+    "live": "Live mode has ended; its model is chosen.",
+}
+STAGES = {
+    "prepare": "getting ready",
+    "read": "reading the image",
+    "learning rate": "trying learning rates",
+    "advice": "letting a quick model look first",
+    "features": "looking at the voxels around each",
+    "write": "writing the result",
+}
+LIVE_STAGES = {
+    "wait": "paint some voxels of at least two classes",
+    "learn": "learning",
+    "segment": "looking at the rest of the volume",
+    "ready": "up to date",
 }
 _SECONDS_A_MINUTE, _MINUTES_AN_HOUR = 60, 60
 
@@ -44,6 +65,9 @@ def duration(seconds: float) -> str:
 
 def _running(state: State) -> str:
     words = [VERBS.get(state.task, "Working")]
+    stages = LIVE_STAGES if state.task == "live" else STAGES
+    if state.stage and state.stage != state.task:
+        words.append(stages.get(state.stage, state.stage))
     if state.epochs:
         last = state.epochs[-1]
         words.append(f"epoch {last.epoch}")
@@ -51,9 +75,7 @@ def _running(state: State) -> str:
             words.append(f"loss {last.train_loss:.3f}")
         if last.valid_dice is not None:
             words.append(f"Dice {last.valid_dice:.3f}")
-    elif state.stage and state.stage != state.task:
-        words.append(state.stage)
-    if state.seconds_left is not None:
+    if state.seconds_left is not None and state.task != "live":
         words.append(f"{duration(state.seconds_left)} left")
     return words[0] + (": " if len(words) > 1 else " …") + ", ".join(words[1:])
 

@@ -2,7 +2,7 @@
 
 A job runs in a process of its own. What is known about it is a `State`, and what it made arrives as nodes:
 
-             train, predict, evaluate               terminal event
+           train, predict, live_start …             terminal event
     idle ───────────────────────────────> running ────────────────────> done | failed | cancelled
                          ^                   │                              ^         │
                          │     cancel, or    │                              │         │
@@ -23,25 +23,34 @@ from typing import Any, TypeVar
 from VolumeSegmanticsLib.constraints import parse
 from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError, WorkerError
 from VolumeSegmanticsLib.events import Report
-from VolumeSegmanticsLib.settings import ConstrainSettings, EvaluateSettings, PredictSettings, TrainSettings
+from VolumeSegmanticsLib.settings import (
+    ConstrainSettings,
+    EvaluateSettings,
+    LiveSettings,
+    PredictSettings,
+    TrainSettings,
+)
 
 from .accepting import Region, Undo, accept
-from .choices import Choices
+from .choices import WORDS, Choices
 from .job_folders import (
     PREDICTION_FILE,
     AnyPath,
     Images,
     constrain_job,
     evaluate_job,
+    live_job,
     predict_file_job,
     predict_job,
     train_job,
 )
+from .live_mode import LiveMode
 from .nodes import Node
 from .parameters import Parameters
 from .previews import Watch
 from .results import BOX, provenance_of, show_confidence, show_labels
 from .runner import Runner, StartWorker, start_worker
+from .segmentations import snapshot_of
 from .starting import Write
 from .states import Phase, State
 
@@ -81,6 +90,7 @@ class Workflow:
         self._undo = Undo()
         self._before_rules: tuple[Path, _Choice] | None = None
         self._watch = Watch()
+        self._live: LiveMode | None = None
         self._save_for_undo = save_for_undo
 
     def __enter__(self) -> Workflow:
@@ -248,8 +258,59 @@ class Workflow:
         show_labels(labels, volume, result=result, provenance=choice.provenance)
         self._before_rules = None
 
+    def live_start(self, *, model: AnyPath | None = None, labels: bool = True) -> None:
+        """Start live mode: a local model learns what is painted inside the chosen region, again after every change.
+
+        The state's ``preview`` is what it makes of the slice in view, see ``watch``. It goes on until ``live_stop``, or
+        ``cancel``; and it is cancelled when its volume or strokes are gone, or others are chosen.
+
+        Args:
+            model: The ``.safetensors`` file to write in the end; the default lies in the job's folder.
+            labels: Whether the volume is segmented in the end, into the result node.
+        """
+        self._check("live_start")
+        training = self._settings(TrainSettings)
+        settings = LiveSettings.like(training, memory=self._settings(PredictSettings).memory)
+        volume, strokes, box = self._choices.node("volume"), self._choices.node("annotation"), self._choices.box()
+        ids = {role: self._choices.node_id(role) for role in ("volume", "annotation", "result")}
+        choice = _Choice(self._closings, ids, {BOX: box.spans} if box else {})
+        painted = snapshot_of(strokes, volume, unpainted=settings.unpainted)
+
+        def write(folder: Path, report: Report, later: Write) -> None:
+            part = live_job(folder, volume, settings, self._images, model=model, labels=labels, box=box, write=later)
+            self._live = LiveMode(folder, part, ids, self._runner.send)
+
+        self._runner.start("live", write, lambda state: self._show_live(state, choice))
+        assert self._live is not None, "it has been written"
+        self._live.paint(painted)
+        self._tell_live_place()
+
+    def live_update(self) -> None:
+        """Tell live mode what is painted now: to be called when strokes have changed.
+
+        Raises:
+            InputError: The strokes cannot be used.
+        """
+        if self._is_live and self._live is not None and not self._cancel_if_astray():
+            volume, strokes = (self._scene.GetNodeByID(self._live.ids[role]) for role in ("volume", "annotation"))
+            self._live.paint(snapshot_of(strokes, volume, unpainted=self._settings(TrainSettings).unpainted))
+
+    def live_stop(self, *, keep: bool = True) -> None:
+        """End live mode.
+
+        Args:
+            keep: Whether the model is kept, and becomes the chosen one, and the volume is segmented if that was wanted.
+                Otherwise nothing of it is left.
+        """
+        self._check("live_stop")
+        assert self._live is not None, "the check has seen it"
+        if keep:
+            self._live.end()
+        else:
+            self.cancel()
+
     def watch(self, axis: str, index: int) -> None:
-        """Say which slice of the volume is in view: previews of a training show it.
+        """Say which slice of the volume is in view: previews of a training, and live mode, show it.
 
         Args:
             axis: ``"z"``, ``"y"`` or ``"x"``, which the slice is perpendicular to.
@@ -258,6 +319,7 @@ class Workflow:
         self._watch.look_at(axis, index)
         if self.state.is_running and self.state.task == "train":
             self._watch.tell()
+        self._tell_live_place()
 
     def cancel(self) -> None:
         """Ask the job to stop; nothing happens where none runs."""
@@ -265,11 +327,13 @@ class Workflow:
 
     def pump(self) -> State:
         """Take in what the job has told, without waiting for it, and return the state: for a timer."""
+        if self._is_live:
+            self._cancel_if_astray()
         return self._runner.pump()
 
     def wait(self, on_change: Callable[[State], object] | None = None) -> State:
         """Wait for the end of the job and return the state: for scripts. ``on_change`` gets every new state."""
-        return self._runner.wait(on_change)
+        return self._runner.wait(on_change, pump=self.pump)
 
     def close(self) -> None:
         """End the job, and let go of the scene."""
@@ -313,7 +377,19 @@ class Workflow:
     def _check(self, action: str) -> None:
         _CHECKS[action](self)
 
+    @property
+    def _is_live(self) -> bool:
+        return self.state.phase is Phase.RUNNING and self.state.task == "live"
+
+    def _check_live_stop(self) -> None:
+        if not self._is_live:
+            raise WorkerError("Live mode is not on.")
+        if self._live is not None and self._live.is_ending:
+            raise WorkerError("Live mode is being finished already.", "Wait for its end, or cancel it.")
+
     def _check_free(self) -> None:
+        if self._is_live:
+            raise WorkerError("Live mode is on.", "Turn it off first.")
         if self.state.is_running:
             raise WorkerError("A job is running.", "Wait for its end, or cancel it.")
 
@@ -354,6 +430,25 @@ class Workflow:
                 node_ids[role] = str(node.GetID())
         return replace(state, node_ids=node_ids)
 
+    def _show_live(self, state: State, choice: _Choice) -> State:
+        """Choose the model that live mode came to, and show its result."""
+        made = replace(choice, provenance={"Model": state.outputs["model"], **choice.provenance})
+        if choice.closings == self._closings:
+            self.parameters.model_path = Path(state.outputs["model"])
+        return self._show_prediction(state, made) if "labels" in state.outputs else state
+
+    def _tell_live_place(self) -> None:
+        if self._is_live and self._live is not None and (place := self._watch.seen_from(self._live.part.start)):
+            self._live.look(place)
+
+    def _cancel_if_astray(self) -> bool:
+        """Cancel live mode where its nodes are no longer those that are chosen; return whether that was so."""
+        assert self._live is not None, "it is on"
+        astray = [role for role in ("volume", "annotation") if self._choices.node_id(role) != self._live.ids[role]]
+        if astray and not self._live.is_ending:
+            self._runner.cancel(f"The {WORDS[astray[0]]} is another now: live mode was turned off.")
+        return bool(astray)
+
     def _still_there(self, choice: _Choice, role: str) -> Node | None:
         is_same_scene = choice.closings == self._closings
         return self._scene.GetNodeByID(choice.ids[role]) if is_same_scene and choice.ids[role] else None
@@ -381,6 +476,8 @@ _CHECKS: dict[str, Callable[[Workflow], None]] = {
     "evaluate": lambda workflow: workflow._check_job("evaluate"),
     "constrain": lambda workflow: workflow._check_job("constrain"),
     "undo_constrain": Workflow._check_undo_constrain,
+    "live_start": lambda workflow: workflow._check_job("live"),
+    "live_stop": Workflow._check_live_stop,
     "cancel": Workflow._check_cancel,
     "accept": lambda workflow: workflow._choices.check("accept"),
     "undo_accept": Workflow._check_undo_accept,

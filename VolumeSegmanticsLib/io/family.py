@@ -78,7 +78,7 @@ class Family:
         suffixes: In lower case, with their dots.
         header: Tells what a file holds, without its voxels where the format permits.
         read: Reads a volume; the array may be memory-mapped.
-        write: Writes a volume to a path, compressed or not.
+        write: Writes a volume to a path, compressed or not: labels are, images are not.
         kept: Returns what a volume's grid will be when it is read back.
         read_painted: Reads labels; None where labels are volumes of label values.
         write_labels: Writes labels with names and colours; None where the format has none.

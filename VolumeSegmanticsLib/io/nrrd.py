@@ -320,7 +320,7 @@ def _header_text(
 
 
 def _vector(values: Any) -> str:
-    return "(" + ",".join(repr(float(v)) for v in values) + ")"
+    return "(" + ",".join(repr(float(v) + 0.0) for v in values) + ")"  # which makes -0.0 a 0.0
 
 
 def escaped(text: str) -> str:

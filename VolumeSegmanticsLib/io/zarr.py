@@ -7,7 +7,9 @@ as plain numbers, without a unit.
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,12 +21,14 @@ from ..errors import InputError
 from ..volume import Grid, Volume
 from .family import MOST_CHANNELS, Family, Header, four_axes
 from .lazy import LazyArray, Window
+from .pyramid import Level, halved, levels
 
 SUFFIX = ".zarr"
 GRID_KEY = "VolumeSegmanticsGrid"
 
 _MARKS = ("zarr.json", ".zarray", ".zgroup")
 _CHUNK = 64
+_PIECE_BYTES = 2**26  # of voxels that are read, halved and written together
 _SPACE = "zyx"
 
 
@@ -162,43 +166,79 @@ def open_array(path: Path) -> Volume:
 
 
 def write(path: Path, volume: Volume, compressed: bool) -> None:
-    """Write an OME-Zarr of one level, compressed, some slices at a time."""
+    """Write an OME-Zarr with its pyramid, compressed, piece by piece.
+
+    Args:
+        path: The store.
+        volume: What is written; it may be lazy.
+        compressed: True for labels, which are not averaged: coarser levels hold every second voxel.
+    """
     import zarr
 
-    version: dict[str, Any] = {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
-    has_colours = volume.channels > 1
-    shape = ((volume.channels,) if has_colours else ()) + volume.grid.shape
-    group = zarr.open_group(str(path), mode="w", **version)
-    group.attrs["multiscales"] = [_pyramid(volume.grid, has_colours=has_colours)]
+    group, averages = zarr.open_group(str(path), mode="w", **_version()), not compressed
+    pyramid = levels(volume.grid, averages=averages)
+    group.attrs["multiscales"] = [_told(pyramid, has_colours=volume.channels > 1)]
+    arrays = [_new_level(path / str(number), volume, level.grid) for number, level in enumerate(pyramid)]
+    planes, rows = _piece(volume)
+    for z, y in itertools.product(range(0, volume.grid.shape[0], planes), range(0, volume.grid.shape[1], rows)):
+        voxels = np.asarray(volume.array[z : z + planes, y : y + rows])
+        for array, level in zip(arrays, pyramid, strict=True):
+            voxels = halved(voxels, level.halves, averages=averages)
+            start = z // level.factors[0], y // level.factors[1]
+            part = tuple(slice(first, first + n) for first, n in zip(start, voxels.shape, strict=False))
+            array[(..., *part, slice(None))] = np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else voxels
+
+
+def _version() -> dict[str, Any]:
+    """Return how version 2 of the format is asked for."""
+    import zarr
+
+    return {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
+
+
+def _piece(volume: Volume) -> tuple[int, int]:
+    """Return how many planes and rows are written together: whole chunks, and few of them where planes are large."""
+    row_bytes = _CHUNK * volume.grid.shape[2] * volume.channels * volume.array.dtype.itemsize
+    return _CHUNK, max(1, _PIECE_BYTES // row_bytes // _CHUNK) * _CHUNK
+
+
+def _new_level(path: Path, volume: Volume, grid: Grid) -> Any:
+    """Make the array of one level; all its voxels are 0."""
+    import zarr
+
+    colours = (volume.channels,) if volume.channels > 1 else ()
     array = zarr.open_array(
-        str(path / "0"),
+        str(path),
         mode="w",
-        shape=shape,
-        chunks=((1,) if has_colours else ()) + tuple(min(n, _CHUNK) for n in volume.grid.shape),
+        shape=colours + grid.shape,
+        chunks=(1,) * len(colours) + tuple(min(n, _CHUNK) for n in grid.shape),
         dtype=volume.array.dtype.newbyteorder("<").str,
         dimension_separator="/",
-        **version,
+        **_version(),
     )
-    array.attrs[GRID_KEY] = json.dumps(asdict(volume.grid))
-    for start in range(0, len(volume.array), _CHUNK):
-        planes = slice(start, min(start + _CHUNK, len(volume.array)))
-        slab = np.asarray(volume.array[planes])
-        array[..., planes, :, :] = np.moveaxis(slab, 3, 0) if has_colours else slab
+    array.attrs[GRID_KEY] = json.dumps(asdict(grid))
+    return array
 
 
-def _pyramid(grid: Grid, *, has_colours: bool) -> dict[str, Any]:
-    """Return what OME-Zarr says of one level; it knows no directions."""
-    spare = [1.0] if has_colours else []
-    transforms = [
-        {"type": "scale", "scale": [*spare, *grid.spacing]},
-        {"type": "translation", "translation": [*(0.0 * value for value in spare), *grid.origin[::-1]]},
-    ]
+def _told(pyramid: Sequence[Level], *, has_colours: bool) -> dict[str, Any]:
+    """Return what OME-Zarr says of a pyramid; it knows no directions."""
     axes = [{"name": name, "type": "space"} for name in _SPACE]
     return {
         "version": "0.4",
         "axes": [*([{"name": "c", "type": "channel"}] if has_colours else []), *axes],
-        "datasets": [{"path": "0", "coordinateTransformations": transforms}],
+        "datasets": [
+            {"path": str(number), "coordinateTransformations": _transforms(level.grid, has_colours=has_colours)}
+            for number, level in enumerate(pyramid)
+        ],
     }
+
+
+def _transforms(grid: Grid, *, has_colours: bool) -> list[dict[str, Any]]:
+    step, first = ([1.0], [0.0]) if has_colours else ([], [])
+    return [
+        {"type": "scale", "scale": [*step, *grid.spacing]},
+        {"type": "translation", "translation": [*first, *grid.origin[::-1]]},
+    ]
 
 
 FAMILY = ZarrFamily("Zarr", (SUFFIX,), header, read, write, open=open_array)

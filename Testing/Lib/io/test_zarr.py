@@ -7,7 +7,7 @@ import pytest
 
 from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.errors import InputError
-from VolumeSegmanticsLib.volume import Grid, Volume
+from VolumeSegmanticsLib.volume import Grid, LabelMap, Volume
 
 zarr = pytest.importorskip("zarr")
 FORMATS = (2,) if zarr.__version__.startswith("2.") else (2, 3)
@@ -129,3 +129,37 @@ def test_a_store_is_replaced_and_other_folders_are_not(a_volume, a_folder):
 def test_a_store_that_is_not_there_is_told(a_folder):
     with pytest.raises(InputError, match="There is no store"):
         io.read_volume(a_folder / "gone.zarr")
+
+
+def test_large_volumes_are_written_with_coarser_levels(a_folder, rng, monkeypatch):
+    """Images hold means, which lie in the middle of what they replace; an axis is halved while 64 voxels are left."""
+    monkeypatch.setattr("VolumeSegmanticsLib.io.zarr._PIECE_BYTES", 1)  # every piece is but some rows
+    array = rng.integers(0, 60_000, (70, 260, 130), np.uint16)
+    turned = Grid(array.shape, (2.0, 1.0, 1.0), (5.0, 6.0, 7.0), ((0, 0, 1), (1, 0, 0), (0, 1, 0)))
+    path = io.write_volume(a_folder / "v.zarr", Volume(array, turned))
+    second, third = (io.read_volume(path / name) for name in ("1", "2"))
+    np.testing.assert_array_equal(
+        second.array, np.rint(array.reshape(70, 130, 2, 65, 2).mean(axis=(2, 4))).astype(np.uint16)
+    )
+    assert third.grid.shape == (70, 65, 65)
+    assert not (path / "3").exists()
+    assert second.grid.spacing == (2.0, 2.0, 2.0)
+    np.testing.assert_allclose(second.grid.affine[:3, 3], turned.affine[:3] @ (0, 0.5, 0.5, 1))
+    told = dict(zarr.open_group(str(path), mode="r").attrs)["multiscales"][0]["datasets"]
+    assert [level["path"] for level in told] == ["0", "1", "2"]
+    assert [level["coordinateTransformations"][0]["scale"] for level in told[1:]] == [[2.0, 2.0, 2.0], [2.0, 4.0, 2.0]]
+
+
+def test_labels_are_never_averaged(a_folder, rng):
+    labels = LabelMap.of(rng.choice(np.array([0, 7, 200], np.uint8), (130, 129, 5)))
+    path = io.write_labels(a_folder / "v.zarr", labels)
+    np.testing.assert_array_equal(io.read_volume(path / "1").array, labels.array[::2, ::2])
+    assert io.read_volume(path / "1").grid == Grid((65, 65, 5), (2.0, 2.0, 1.0))
+
+
+def test_colours_have_a_pyramid_too(a_folder, rng):
+    array = rng.random((3, 129, 128, 3), np.float32)
+    path = io.write_volume(a_folder / "v.zarr", Volume.of(array))
+    first = io.read_volume(path / "1").array
+    np.testing.assert_allclose(first[:, :64], array[:, :128].reshape(3, 64, 2, 64, 2, 3).mean(axis=(2, 4)), rtol=1e-5)
+    np.testing.assert_allclose(first[:, 64], array[:, 128].reshape(3, 64, 2, 3).mean(axis=2), rtol=1e-5)

@@ -1,6 +1,6 @@
-"""Predicts in slabs, and kills itself in the middle of writing the n-th row of bricks.
+"""Predicts part by part, and kills itself in the middle of writing the n-th row of bricks.
 
-python predict_and_die.py IMAGE MODEL OUTPUT BUDGET ROW
+python predict_and_die.py IMAGE MODEL OUTPUT BUDGET ROW [--axes=zyx] [--side=16]
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ import os
 import signal
 import sys
 
-from VolumeSegmanticsLib import bricks, planning, predict
+from VolumeSegmanticsLib import box_planning, bricks, planning, predict
 
-image, model, output, budget, fatal = sys.argv[1:]
+image, model, output, budget, fatal, *more = sys.argv[1:]
+options = dict(each.removeprefix("--").split("=") for each in more)
+if "side" in options:
+    box_planning.SIDES = (int(options.pop("side")),)
 row_into = bricks.Bricks._row_into
 rows = 0
 
@@ -41,4 +44,4 @@ class _Half:
 
 bricks.Bricks._row_into = half_a_row
 planning.budget = lambda settings: int(budget)
-predict(image, model, output=output, axes="zyx", device="cpu")
+predict(image, model, output=output, device="cpu", **options)

@@ -41,9 +41,10 @@ class Hand:
 
     def __init__(self, widget, scene, starter):
         import slicer
+        import slicer_desktop
 
         self.widget, self.scene, self.starter = widget, scene, starter
-        self.ui = slicer.util.childWidgetVariables(widget.ui_root)
+        self.ui = slicer_desktop.children_by_name(widget.ui_root)
         self._live = slicer.app.processEvents
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 import slicer
 from PySide6.QtCore import QSettings
 from PySide6.QtWidgets import QApplication, QVBoxLayout, QWidget
+from slicer_widgets import Guard
 
 MODULE_FILE = Path(__file__).parents[3] / "VolumeSegmantics" / "VolumeSegmantics.py"
 
@@ -32,12 +33,17 @@ class App:
         return types.SimpleNamespace(connect=lambda *_: None, disconnect=lambda *_: None)
 
     def connect(self, signal, call):
-        assert signal == "startupCompleted()"
+        assert signal in ("startupCompleted()", "lastWindowClosed()")
 
 
-def children_by_name(widget):
-    """Slicer's ``childWidgetVariables``: PythonQt calls the object name ``name``."""
-    return types.SimpleNamespace(**{c.objectName(): c for c in widget.findChildren(QWidget) if c.objectName()})
+def children_by_name(widget, guard=lambda child: child):
+    """The widgets by their object names, as attributes."""
+    return types.SimpleNamespace(**{c.objectName(): guard(c) for c in widget.findChildren(QWidget) if c.objectName()})
+
+
+def guarded_children_by_name(widget):
+    """Slicer's ``childWidgetVariables``: stand-ins offer no more than the true widgets do."""
+    return children_by_name(widget, lambda child: Guard(child) if hasattr(child, "CALLABLE") else child)
 
 
 class ModuleWidget:
@@ -87,7 +93,7 @@ def install(patch, scene, folder):
     effects = types.SimpleNamespace(ModificationModeAdd="add")
     for name, value in {"app": App(), "mrmlScene": scene, "qSlicerSegmentEditorAbstractEffect": effects}.items():
         patch.setattr(slicer, name, value, raising=False)
-    patch.setattr(slicer.util, "childWidgetVariables", children_by_name)
+    patch.setattr(slicer.util, "childWidgetVariables", guarded_children_by_name)
     patch.setattr(slicer.util, "mainWindow", lambda: None)
     patch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: True)
     patch.setenv("HOME", str(folder))

@@ -1,6 +1,7 @@
 """Stand-ins for the widgets that only Slicer has, with the part of their properties, slots and signals that is used.
 
-What PythonQt does not let a script call (plain C++ methods that are neither slots nor invokable) is missing here too.
+The panel sees them through a `Guard`, which lets through only what PythonQt lets a script do with the true widget: its
+signals, slots and invokable methods in Slicer 5.10 and 5.12, not its plain C++ methods, nor what tests need besides.
 """
 
 from __future__ import annotations
@@ -18,6 +19,26 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+
+WIDGET = frozenset({"blockSignals", "property", "setProperty", "setEnabled", "setVisible", "setToolTip"})
+"""What the panel uses of every widget."""
+
+
+class Guard:
+    """A stand-in as a script in Slicer sees the true widget."""
+
+    def __init__(self, widget):
+        self._widget = widget
+
+    def __getattr__(self, name):
+        if name not in WIDGET | self._widget.CALLABLE:
+            raise AttributeError(f"{type(self._widget).__name__} offers no {name} to scripts.")
+        return getattr(self._widget, name)
+
+    def setProperty(self, name, value):
+        own = name.startswith("own")  # kept on the widget by the panel itself
+        assert own or self._widget.metaObject().indexOfProperty(name) >= 0, f"{name} is no property"
+        return self._widget.setProperty(name, value)
 
 
 def stored(kind, name, default):
@@ -83,7 +104,12 @@ class _Proxy(QObject):
 class qMRMLNodeComboBox(QWidget):
     """Lists the nodes of some classes in the scene."""
 
+    CALLABLE = frozenset({
+        "currentNodeIDChanged", "nodeActivated", "setMRMLScene", "setCurrentNodeID", "setCurrentNode", "currentNode",
+        "sortFilterProxyModel",
+    })  # fmt: skip
     currentNodeIDChanged = Signal(str)
+    nodeActivated = Signal(object)
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -96,7 +122,8 @@ class qMRMLNodeComboBox(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self._scene, self._tags, self._proxy = None, [], _Proxy(self)
         self._proxy.changed.connect(lambda: self._scene and self._fill())
-        self._combo.currentIndexChanged.connect(lambda _: self.currentNodeIDChanged.emit(self._id()))
+        self._combo.currentTextChanged.connect(lambda _: self.currentNodeIDChanged.emit(self._id()))
+        self._combo.activated.connect(lambda _: self.nodeActivated.emit(self.currentNode()))
 
     nodeTypes = stored("QStringList", "_types", [])
     showChildNodeTypes = stored(bool, "_children", True)
@@ -105,6 +132,8 @@ class qMRMLNodeComboBox(QWidget):
     renameEnabled = stored(bool, "_rename", False)
     noneEnabled = stored(bool, "_none", False)
     noneDisplay = stored(str, "_none_text", "None")
+    sizeAdjustPolicy = stored(int, "_policy", 0)
+    currentNodeID = Property(str, lambda self: self._id(), lambda self, node_id: self.setCurrentNodeID(node_id))
 
     def setMRMLScene(self, scene):
         self._let_go()
@@ -183,12 +212,18 @@ class Effect:
 class qMRMLSegmentEditorWidget(QFrame):
     """A picture of the Segment Editor; its undo, overwriting and painting are those of Slicer's own logic."""
 
-    currentSegmentIDChanged = Signal(str)
+    CALLABLE = frozenset({
+        "setMRMLScene", "setMRMLSegmentEditorNode", "setSegmentationNode", "setSourceVolumeNode", "setCurrentSegmentID",
+        "setEffectNameOrder", "setActiveEffect", "effectByName", "updateEffectList",
+        "saveStateForUndo", "setMaximumNumberOfUndoStates", "setSegmentationNodeSelectorVisible",
+        "setSourceVolumeNodeSelectorVisible", "setSwitchToSegmentationsButtonVisible", "setAutoShowSourceVolumeNode",
+        "installKeyboardShortcuts", "uninstallKeyboardShortcuts", "removeViewObservations",
+    })  # fmt: skip
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self.setFrameShape(QFrame.Shape.StyledPanel)
-        self.calls, self.node, self.scene, self.segmentation, self.volume = [], None, None, None, None
+        self.calls, self.node, self.scene = [], None, None
         self.effect, self.segment_id, self.shortcuts, self.observing = None, "", False, False
         self._logic = None
         self._layout = QVBoxLayout(self)
@@ -236,7 +271,8 @@ class qMRMLSegmentEditorWidget(QFrame):
     def setSegmentationNode(self, node):
         assert node is None or (self.node and self.scene), "need to set segment editor and segmentation nodes first"
         self.calls.append("segmentation")
-        self.segmentation = node
+        if self.node:
+            self.node.SetAndObserveSegmentationNode(node)
         names = []
         if node:
             segmentation = node.GetSegmentation()
@@ -246,14 +282,27 @@ class qMRMLSegmentEditorWidget(QFrame):
     def setSourceVolumeNode(self, node):
         assert self.segmentation, "need to set segment editor and segmentation nodes first"
         self.calls.append("volume")
-        self.volume = node
+        self.node.SetAndObserveSourceVolumeNode(node)
+
+    @property
+    def segmentation(self):
+        return self.node.GetSegmentationNode() if self.node else None
+
+    @property
+    def volume(self):
+        return self.node.GetSourceVolumeNode() if self.node else None
 
     def setActiveEffect(self, effect):
+        assert self.node or effect is None, "Invalid segment editor parameter set node"
         self.effect = effect
 
     def setActiveEffectByName(self, name):
+        assert self.node, "Invalid segment editor parameter set node"
         assert name in self.effects
         self.effect = Effect(self, name)
+
+    def effectByName(self, name):
+        return Effect(self, name)
 
     def activeEffect(self):
         return self.effect
@@ -273,14 +322,10 @@ class qMRMLSegmentEditorWidget(QFrame):
     def removeViewObservations(self):
         self.observing = False
 
-    def updateWidgetFromMRML(self):
-        pass
-
     def setSegmentationNodeSelectorVisible(self, visible):
         pass
 
     setSourceVolumeNodeSelectorVisible = setSwitchToSegmentationsButtonVisible = setSegmentationNodeSelectorVisible
-    setMaskingSectionVisible = setSpecifyGeometryButtonVisible = setSegmentationNodeSelectorVisible
 
     def setMaximumNumberOfUndoStates(self, number):
         self.undo_states = number
@@ -288,6 +333,8 @@ class qMRMLSegmentEditorWidget(QFrame):
 
 class qMRMLSegmentationShow3DButton(QPushButton):
     """Shows surfaces of a segmentation."""
+
+    CALLABLE = frozenset({"setSegmentationNode"})
 
     def setSegmentationNode(self, node):
         self.node = node

@@ -17,7 +17,10 @@ import driver
 from VolumeSegmanticsLib import io, worker
 from VolumeSegmanticsLib.box import Box
 from VolumeSegmanticsLib.classes import LabelClass
-from VolumeSegmanticsLib.events import EpochEnded, Progress
+from VolumeSegmanticsLib.errors import InputError
+from VolumeSegmanticsLib.events import EpochEnded, Preview, Progress
+from VolumeSegmanticsLib.messages import End, Look, Strokes
+from VolumeSegmanticsLib.sparse_labels import SparseLabels
 from VolumeSegmanticsLib.tasks import TASKS
 from VolumeSegmanticsLib.volume import LabelMap, Volume
 
@@ -38,7 +41,8 @@ def predict(job, report):
         image = Box.of(job.inputs["box"], image.grid.shape).of_volume(image)
     bright = (image.array > image.array.mean()).astype("uint8")
     outputs = {name: str(job.path(path)) for name, path in job.outputs.items()}
-    io.write_labels(outputs["labels"], LabelMap(bright + 1, image.grid, CLASSES))
+    if "labels" in outputs:
+        io.write_labels(outputs["labels"], LabelMap(bright + 1, image.grid, CLASSES))
     if "confidence" in outputs:
         io.write_volume(outputs["confidence"], Volume(bright * 100, image.grid))
     report(Progress("write", 1, 1))
@@ -52,6 +56,41 @@ def predict_when_told(job, report):
     return predict(job, report)
 
 
+def live(job, report, *, inbox):
+    """Show what is brighter than the mean in the slice in view, as long as two classes are painted."""
+    image, look, count, labels = io.read_volume(job.path(job.inputs["image"])), Look("z", 0), 0, None
+    whole = Box.of(job.inputs["box"], image.grid.shape) if "box" in job.inputs else None
+    report(Progress("wait", 0, 1))
+    while True:
+        for message in inbox.take(wait=True):
+            if isinstance(message, End):
+                return predict(job, report) | train(job, report) if labels else _refuse()
+            look = message if isinstance(message, Look) else look
+            if isinstance(message, Strokes):
+                labels = SparseLabels.read(job.path(message.path))
+        if labels is not None and len(labels.painted) > 1:
+            count += 1
+            box = middle_of_slice(image, look).common(whole) if whole else middle_of_slice(image, look)
+            bright = (box.of_volume(image).array > image.array.mean()).astype("uint8")
+            path = job.path(f"preview-{count}.seg.nrrd")
+            io.write_labels(path, LabelMap(bright + 1, box.grid(image.grid), CLASSES))
+            report(Preview(str(path)))
+        elif count:
+            report(Preview(""))
+        report(Progress("ready" if count else "wait", 1, 1))
+
+
+def middle_of_slice(image, look):
+    spans = [(0, n) for n in image.grid.shape]
+    axis = "zyx".index(look.axis)
+    spans[axis] = (look.index, look.index + 1)
+    return Box.of(spans, image.grid.shape)
+
+
+def _refuse():
+    raise InputError("Nothing is painted.")
+
+
 BEHAVIOURS = {
     "own": {"train": train, "predict": predict, "constrain": TASKS["constrain"]},
     "wait": {"predict": predict_when_told},
@@ -60,4 +99,4 @@ BEHAVIOURS = {
 if __name__ == "__main__":
     _, behaviour, *_, folder = sys.argv
     tasks = BEHAVIOURS.get(behaviour) or dict.fromkeys(("train", "predict", "evaluate"), driver.TASKS[behaviour])
-    sys.exit(worker.run(folder, parent_watch=True, tasks=tasks))
+    sys.exit(worker.run(folder, parent_watch=True, tasks=tasks, talks={"live": live}))
