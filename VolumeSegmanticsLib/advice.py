@@ -19,6 +19,7 @@ from .events import Event, Log, Progress, Report, ignore
 from .local_prediction import predict_locally
 from .local_training import LocalTrainer
 from .models import Model
+from .models.local import DEFAULT_OCTAVES
 from .prepare import Prepared
 from .settings import PredictSettings, TrainSettings
 from .volume import UNLABELLED, LabelMap
@@ -45,8 +46,9 @@ class Advisor:
         self, prepared: Prepared, card: ModelCard, settings: TrainSettings, reach: int, report: Report = ignore
     ) -> None:
         self._settings = TrainSettings(
-            model="local", device=settings.device, seed=settings.seed, validation_part=settings.validation_part
-        )
+            model="local", device=settings.device, seed=settings.seed, validation_part=settings.validation_part,
+            octaves=DEFAULT_OCTAVES,
+        )  # fmt: skip
         self._card = replace(card, model="local", settings=self._settings.to_dict())
         self._prepared, self._reach, self._report = prepared, reach, report
 
@@ -89,9 +91,9 @@ class Advisor:
         return advised
 
     def _tell_progress(self, event: Event) -> None:
-        """Tell how far it is; its epochs and scores are not those of the network."""
+        """Tell that it is going on; its epochs and scores are not those of the network."""
         if isinstance(event, Progress):
-            self._report(replace(event, stage="advice"))
+            self._report(Progress("advice", 0, 0))
 
 
 def _around(labels: NDArray[np.uint8], reach: int) -> Box | None:

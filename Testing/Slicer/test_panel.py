@@ -406,6 +406,19 @@ def an_image_file(a_folder, a_grid):
     return io.write_volume(a_folder / "big.nrrd", Volume(np.arange(336, dtype=np.int16).reshape(6, 7, 8), a_grid))
 
 
+def test_a_scene_begins_with_the_quick_preset_and_remembers_another_one(a_hand, a_scene, a_grid, tmp_path):
+    a_scene.new_volume(np.zeros((6, 7, 8), np.uint8), a_grid, "First")
+    a_hand.live()
+    assert a_hand.ui.presetComboBox.currentText() == "Quick"
+    assert a_hand.parameters.settings(TrainSettings).model == "local"
+    a_hand.choose("presetComboBox", "balanced")
+    file = a_scene.save(tmp_path / "scene.mrml")
+    a_scene.mrml.Clear(0)
+    a_scene.open(file)
+    a_hand.live(0.5)
+    assert a_hand.ui.presetComboBox.currentText() == "Balanced"
+
+
 def test_the_preset_and_the_form_below_advanced_are_the_same_settings(a_hand):
     a_hand.choose("presetComboBox", "thorough")
     assert a_hand.parameters.settings(TrainSettings).model == "unet25d"

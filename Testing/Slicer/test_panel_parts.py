@@ -23,7 +23,7 @@ from VolumeSegmanticsSlicer.model_files import free_path, models_in, new_model, 
 from VolumeSegmanticsSlicer.nodes import grid_of  # noqa: E402
 from VolumeSegmanticsSlicer.parameters import Parameters  # noqa: E402
 from VolumeSegmanticsSlicer.preparation import Preparation  # noqa: E402
-from VolumeSegmanticsSlicer.presets import CUSTOM, DECIDED, DEFAULT, PRESETS, preset_of, with_preset  # noqa: E402
+from VolumeSegmanticsSlicer.presets import CUSTOM, DECIDED, PRESETS, preset_of, with_preset  # noqa: E402
 from VolumeSegmanticsSlicer.results import show_labels  # noqa: E402
 from VolumeSegmanticsSlicer.segmentations import labels_of  # noqa: E402
 from VolumeSegmanticsSlicer.slice_views import new_region, show_place, slice_in_view  # noqa: E402
@@ -39,8 +39,8 @@ def test_settings_with_a_preset_follow_it(name):
     assert preset_of(with_preset(TrainSettings(), name)) == name
 
 
-def test_the_defaults_are_the_balanced_preset():
-    assert preset_of(TrainSettings()) == DEFAULT
+def test_the_defaults_of_the_library_are_the_balanced_preset():
+    assert preset_of(TrainSettings()) == "balanced"
 
 
 def test_a_preset_leaves_all_other_settings_as_they_are():

@@ -26,6 +26,7 @@ ROLES = ("volume", "annotation", "result", "confidence", "region")
 """The nodes that the user chooses: image, painted segmentation, what predictions go into, and region of interest."""
 
 MODEL = "model"
+PRESET = "preset"
 
 S = TypeVar("S", bound=Settings)
 
@@ -96,6 +97,15 @@ class Parameters:
     @model_path.setter
     def model_path(self, path: Path | None) -> None:
         self.node.SetParameter(MODEL, str(path) if path else "")
+
+    @property
+    def preset(self) -> str:
+        """The preset that was chosen last; empty where nobody has chosen any."""
+        return str(self.node.GetParameter(PRESET))
+
+    @preset.setter
+    def preset(self, name: str) -> None:
+        self.node.SetParameter(PRESET, name)
 
 
 def _names(node: Node, prefix: str) -> list[str]:

@@ -14,7 +14,8 @@ from VolumeSegmanticsLib.errors import SettingsError
 from VolumeSegmanticsLib.settings import MODELS, TrainSettings
 
 CUSTOM = "custom"
-DEFAULT = "balanced"
+DEFAULT = "quick"
+"""What a scene begins with in which nobody has chosen anything: it answers in seconds on any machine."""
 
 
 @dataclass(frozen=True)

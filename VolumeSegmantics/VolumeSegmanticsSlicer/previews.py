@@ -74,8 +74,10 @@ def show_preview(state: State, volume: Node, *, node: Node | None = None) -> Nod
 def remove_preview(scene: Node) -> None:
     """Take the preview out of the scene; nothing happens where there is none."""
     while node := _preview_in(scene):
-        scene.RemoveNode(node.GetDisplayNode())
-        scene.RemoveNode(node)
+        display = node.GetDisplayNode()
+        scene.RemoveNode(node)  # the first: views draw a segmentation that has lost its display node, and crash
+        if display is not None and scene.IsNodePresent(display):
+            scene.RemoveNode(display)
 
 
 def _preview_in(scene: Node) -> Node | None:

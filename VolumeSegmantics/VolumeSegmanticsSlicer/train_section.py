@@ -13,7 +13,7 @@ from .accelerators import DeviceQuery
 from .job_button import JobButton
 from .loss_chart import LossChart
 from .model_files import new_model
-from .presets import CUSTOM, PRESETS, preset_of, with_preset
+from .presets import CUSTOM, DEFAULT, PRESETS, preset_of, with_preset
 from .preview_display import PreviewDisplay
 from .section import Section
 from .states import State
@@ -40,6 +40,7 @@ class TrainSection(Section):
 
     def refresh(self) -> None:
         ui, panel = self._ui, self._panel
+        self._begin_with_default()
         chosen = preset_of(panel.parameters.settings(TrainSettings))
         fill(ui.presetComboBox, _preset_choices(chosen), chosen)
         volume = panel.parameters.chosen("volume")
@@ -88,10 +89,21 @@ class TrainSection(Section):
             return ""
         return _("Paint some voxels of at least two classes first.")
 
+    def _begin_with_default(self) -> None:
+        """Choose the default preset once a volume is chosen, in a scene in which no training was ever set up."""
+        parameters = self._panel.parameters
+        if parameters.preset or parameters.chosen("volume") is None:
+            return
+        settings = parameters.settings(TrainSettings)
+        parameters.preset = CUSTOM if settings.changed() else DEFAULT
+        if not settings.changed():
+            parameters.keep(with_preset(settings, DEFAULT))
+
     def _choose_preset(self) -> None:
         name = data_of(self._ui.presetComboBox)
         if name in PRESETS:
             parameters = self._panel.parameters
+            parameters.preset = name
             parameters.keep(with_preset(parameters.settings(TrainSettings), name))
 
     def _choose_device(self) -> None:
