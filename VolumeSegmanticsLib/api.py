@@ -408,7 +408,8 @@ def _structure_of(parent: Model, settings: TrainSettings, report: Report) -> Tra
 
 def _augmented_fittingly(settings: TrainSettings, prepared: Prepared, report: Report) -> TrainSettings:
     """Return the settings without mirrored and turned crops where the samples always lie the same way."""
-    if settings.augment != "auto" or not is_oriented([example.labels for example in prepared.examples]):
+    is_free = settings.augment == "auto" and not KINDS[settings.model].is_local
+    if not is_free or not is_oriented([example.labels for example in prepared.examples]):
         return settings
     report(Log("info", "The annotated slices all lie the same way, so nothing is mirrored or turned (augment=all)."))
     return replace(settings, augment=" ".join(name for name in AUGMENTATIONS if name not in MIRRORING))

@@ -64,6 +64,7 @@ def new_region(volume: Node) -> Node:
     name = scene.GenerateUniqueName(f"{volume.GetName()} region")
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
     node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetFillVisibility(False)  # a filled box would hide what is to be judged in it
     to_world, shape = _world_of(volume), np.array(grid_of(volume).shape)
     node.SetCenterWorld(*(to_world @ [*(shape - 1) / 2, 1])[:3].tolist())
     node.SetSize(*(np.abs(to_world[:3, :3]) @ shape * _PART).tolist())

@@ -24,7 +24,7 @@ STAGES = {
     "read": "reading the image",
     "learning rate": "trying learning rates",
     "advice": "letting a quick model look first",
-    "features": "looking at the voxels around each",
+    "features": "looking around the painted voxels",
     "write": "writing the result",
 }
 LIVE_STAGES = {
