@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -46,6 +47,15 @@ def in_use() -> int:
         return _most_in_use()
 
 
+def give_back() -> None:
+    """Let the C library hand what was freed back to the machine; most keep it, glibc hands it over when asked."""
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _most_in_use() -> int:
     try:
         import resource
@@ -81,8 +91,6 @@ def _free_of_group() -> int | None:
 
 
 def _free_on_windows() -> int:
-    import ctypes
-
     class Status(ctypes.Structure):
         """MEMORYSTATUSEX of the Windows API."""
 

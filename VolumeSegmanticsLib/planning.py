@@ -94,7 +94,7 @@ def begin_or_resume(way: Way, facts: Callable[[], Identity], outputs: Sequence[P
         return Run(outputs[0], known, way)
     if way.surely_fits(budget(way.settings)) or (folder is None and not way.settings.memory):
         return None
-    divided = _planned(way)
+    divided, allowed = _planned(way)
     if not divided.on_disk:
         return None
     if folder is None:
@@ -102,16 +102,21 @@ def begin_or_resume(way: Way, facts: Callable[[], Identity], outputs: Sequence[P
             f"The volume does not fit into {way.settings.memory} of memory.",
             "Name an output file: then it goes part by part.",
         )
-    _check_writers(outputs, 3 * math.prod(divided.shape), budget(way.settings))
+    _check_writers(outputs, 3 * math.prod(divided.shape), allowed)
     check_disk(divided, folder.parent)
     place = f'{memory.told(divided.disk_bytes)} in "{folder.name}"'
     report(Log("info", f"{divided.told()}, with {place} until it is done."))
     return Run(outputs[0], Unfinished.begin(folder, facts(), divided), way)
 
 
-def _planned(way: Way) -> Any:
+def _planned(way: Way) -> tuple[Any, int]:
+    """Return the plan of a prediction, and the bytes that it may take."""
     way.get_ready()
-    return way.plan(budget(way.settings))
+    memory.give_back()
+    allowed = budget(way.settings)
+    divided = way.plan(allowed)
+    memory.give_back()  # of what the plan was measured with
+    return divided, allowed
 
 
 def _check_writers(outputs: Sequence[Path], needed: int, budget: int) -> None:
@@ -198,7 +203,7 @@ def estimate(way: Way) -> Estimate:
     Raises:
         ResourceError: It cannot be made to fit; the hint says what would.
     """
-    divided = _planned(way)
+    divided, _ = _planned(way)
     taken = memory.in_use() + divided.peak_bytes
     return Estimate(divided, way.seconds(divided), taken, str(devices.choose(way.settings.device)))
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import pytest
 
@@ -30,9 +32,19 @@ def test_amounts_are_told_with_three_digits(amount, text):
 
 def test_memory_in_use_grows_with_what_is_allocated():
     before = memory.in_use()
-    ballast = [np.ones(1_000_000, np.uint8) for _ in range(100)]  # some of it may lie where others were before
-    assert memory.in_use() - before > 10_000_000
-    assert len(ballast) == 100
+    ballast = np.ones(100_000_000, np.uint8)  # more than the C library keeps of what was freed
+    assert memory.in_use() - before > 50_000_000
+    assert ballast.size == 100_000_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not asked")
+def test_what_was_freed_is_given_back():
+    many = [bytes(50_000) for _ in range(4_000)]
+    held = memory.in_use()
+    del many[:-1]  # the last one lies above all others
+    memory.give_back()
+    assert held - memory.in_use() > 100_000_000
+    assert len(many) == 1
 
 
 def test_there_is_some_memory_left():
