@@ -15,7 +15,7 @@ demo: $(READY)
 	fi
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/python -m ruff check
