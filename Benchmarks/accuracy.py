@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nrrd
+import numpy as np
 from record import cpu_seconds, table, write_down
+
+from VolumeSegmanticsLib import io
+from VolumeSegmanticsLib.volume import UNLABELLED, LabelMap
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,11 @@ def labels_of(case: Case, data: Path, folder: Path) -> Path:
     """Return the label file of a case; sparse ones are made from the truth."""
     if not case.labels.startswith("every "):
         return data / case.data / case.labels
-    truth, header = nrrd.read(str(data / case.data / "label.nrrd"))
-    kept = truth.copy()
+    truth = io.read_labels(data / case.data / "label.nrrd")
+    kept = np.array(truth.array)
     step = int(case.labels.removeprefix("every "))
-    kept[:, :, [z for z in range(kept.shape[2]) if z % step]] = 255
-    nrrd.write(str(folder / "labels.nrrd"), kept, header)
-    return folder / "labels.nrrd"
+    kept[[z for z in range(len(kept)) if z % step]] = UNLABELLED
+    return io.write_labels(folder / "labels.nrrd", LabelMap(kept, truth.grid, truth.classes))
 
 
 def measure(case: Case, data: Path, minutes: float) -> list[object]:

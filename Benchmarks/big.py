@@ -1,11 +1,12 @@
-"""Volumes larger than memory: what is left after a kill, how time and memory grow, and what fits into 4 GB.
+"""Volumes larger than memory: what is left after a kill, how time and memory grow, what fits into 4 GB, and clusters.
 
-    python Benchmarks/big.py resume|growth|memory|sparse [--quick] [--minutes 10] [--write]
+    python Benchmarks/big.py resume|growth|memory|sparse|cluster [--quick] [--minutes 10] [--write]
 
 resume  kill -9 at random moments, then the same prediction again: the same bytes as an undisturbed run?
 growth  CPU time and memory of cubes that grow, in 4 GB
 memory  a cube of 1024 voxels a side in 4 GB: all of it by the local model, for some minutes by the U-Net
 sparse  4096 × 4096 × 2048 voxels in 4 GB, for some minutes, and how long all of it would take
+cluster a cube by two dask workers with a thread each, and by one process with two threads
 
 Every prediction is a process of its own. Images are simulated, and mapped from files. Where a run is stopped after some
 minutes, space for what it will never write is not asked for.
@@ -52,6 +53,7 @@ class Case:
         budget: Bytes instead of that, beside what the program itself takes; 0 = none.
         axes: That the U-Net looks along.
         seconds: After which it is stopped; 0 = never.
+        cluster: As ``--cluster`` takes it.
     """
 
     image: str
@@ -61,6 +63,7 @@ class Case:
     budget: int = 0
     axes: str = "auto"
     seconds: float = 0.0
+    cluster: str = ""
 
 
 class Stopwatch:
@@ -68,7 +71,7 @@ class Stopwatch:
 
     def __init__(self, seconds: float) -> None:
         self.parts, self.plan = (0, 1), "All in memory at once"
-        self._seconds, self._wall, self._cpu = seconds, 0.0, 0.0
+        self._seconds, self._begun, self._wall, self._cpu = seconds, time.monotonic(), 0.0, 0.0
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -88,7 +91,7 @@ class Stopwatch:
         """Return what was done, and what it took since the first part began."""
         return {
             "part": self.parts[0] / self.parts[1], "plan": self.plan, "cpu": cpu_seconds() - self._cpu,
-            "wall": time.monotonic() - self._wall, "peak": peak_bytes(),
+            "wall": time.monotonic() - self._wall, "whole": time.monotonic() - self._begun, "peak": peak_bytes(),
         }  # fmt: skip
 
 
@@ -101,7 +104,10 @@ def measure(case: Case) -> None:
     watch = Stopwatch(case.seconds)
     options = {"axes": case.axes} if case.axes != "auto" else {}
     with contextlib.suppress(Cancelled):
-        predict(case.image, case.model, output=case.output, memory=case.memory, device="cpu", report=watch, **options)
+        predict(
+            case.image, case.model, output=case.output, memory=case.memory, device="cpu", cluster=case.cluster,
+            report=watch, **options,
+        )  # fmt: skip
     sys.stdout.write(json.dumps(watch.result()))
 
 
@@ -199,6 +205,26 @@ def sparse(folder: Path, options: argparse.Namespace) -> str:
     return _in_4_gb(folder, image, int(np.prod(shape)), dict.fromkeys(MODELS, seconds), "z")
 
 
+def cluster(folder: Path, options: argparse.Namespace) -> str:
+    """Predict a cube with two workers, and without, in turn; the best of each counts."""
+    side, rows = 96 if options.quick else 256, []
+    image = an_image(folder, (side, side, side))
+    for name, model in models(folder).items():
+        alone, together = (Case(image, model, str(folder / "out.nrrd"), cluster=where) for where in ("", "local:2"))
+        found = [(measured(alone), measured(together)) for _ in range(1 if options.quick else 3)]
+        one, two = (min(float(each[n]["wall"]) for each in found) for n in range(2))
+        whole = [min(float(each[n]["whole"]) for each in found) for n in range(2)]
+        rows.append([
+            name, f"{side}³", f"{side**3 / one / 1e6:.2f}", f"{side**3 / two / 1e6:.2f}", f"{one / two:.2f}",
+            f"{whole[0]:.1f}", f"{whole[1]:.1f}", found[0][1]["plan"],
+        ])  # fmt: skip
+    heads = (
+        "model", "volume", "one process, Mvoxel/s", "two workers, Mvoxel/s", "ratio", "all of it, s",
+        "with the start of workers, s", "how",
+    )  # fmt: skip
+    return table(heads, rows)
+
+
 def _in_4_gb(folder: Path, image: str, voxels: int, seconds: dict[str, float], axes: str) -> str:
     rows = []
     for name, model in models(folder).items():
@@ -217,13 +243,14 @@ def _in_4_gb(folder: Path, image: str, voxels: int, seconds: dict[str, float], a
 
 
 WHAT: dict[str, Callable[[Path, argparse.Namespace], str]] = {
-    "resume": resume, "growth": growth, "memory": memory, "sparse": sparse,
+    "resume": resume, "growth": growth, "memory": memory, "sparse": sparse, "cluster": cluster,
 }  # fmt: skip
 TITLES = {
     "resume": "Predictions killed and taken up again",
     "growth": "Prediction of cubes that grow, in 4 GB",
     "memory": "A large cube in 4 GB",
     "sparse": "A sparse file of a tomogram in 4 GB",
+    "cluster": "Two dask workers against one process with two threads",
 }
 
 

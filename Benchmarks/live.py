@@ -83,16 +83,20 @@ class Session:
     def events(self) -> Iterator[Event]:
         """Yield what the worker tells; who stops listening goes on later where it was."""
         while True:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
-                self.most = max(self.most, self.process.memory_info().rss)
-                self._cpu_seconds = sum(self.process.cpu_times()[:2])
+            self._look_at_the_process()
             self._heard.extend(self.worker.poll())
             while self._heard:
                 yield self._heard.popleft()
             time.sleep(POLL_SECONDS)
 
+    def _look_at_the_process(self) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+            self.most = max(self.most, self.process.memory_info().rss)
+            self._cpu_seconds = sum(self.process.cpu_times()[:2])
+
     def until(self, *wanted: Callable[[Event], bool]) -> list[Taken]:
         """Wait for some events, one after the other, and return what each took from now on."""
+        self._look_at_the_process()
         start, cpu, taken = time.monotonic(), self._cpu_seconds, list[Taken]()
         for event in self.events():
             if wanted[len(taken)](event):

@@ -27,6 +27,9 @@ from .volume import UNLABELLED, LabelMap
 SURE = 60
 """Percent; what the local model is less sure of is left unlabelled."""
 
+_PERCENT = {"features": (0, 20), "train": (20, 70), "predict": (70, 100)}
+"""Which part of the advice its stages are, about."""
+
 MOST_VOXELS = 2**27
 """Around the strokes of a volume that are looked at: more would take longer than the training."""
 
@@ -91,9 +94,10 @@ class Advisor:
         return advised
 
     def _tell_progress(self, event: Event) -> None:
-        """Tell that it is going on; its epochs and scores are not those of the network."""
+        """Tell how far it is, in percent; its epochs and scores are not those of the network."""
         if isinstance(event, Progress):
-            self._report(Progress("advice", 0, 0))
+            start, stop = _PERCENT.get(event.stage, (0, 0))
+            self._report(Progress("advice", start + (stop - start) * event.done // max(1, event.total), 100))
 
 
 def _around(labels: NDArray[np.uint8], reach: int) -> Box | None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import constraints, io
+from . import constraints, distributed, io
 from .advice import Advisor
 from .big_prediction import identity
 from .box import Box
@@ -22,7 +22,7 @@ from .box_planning import InBoxes
 from .card import NOT_VALIDATED, ModelCard, history_of, made_now
 from .checkpoint import Checkpoint
 from .constraints import Constrained
-from .dataset import ADVISED, CropShape, CropSource, crop_size
+from .dataset import ADVISED, LOOK_SIZE, CropShape, CropSource, crop_size, wider_sizes
 from .errors import InputError, ResourceError, SettingsError
 from .events import Log, Progress, Report, ignore
 from .intensity import Intensity
@@ -41,6 +41,7 @@ from .settings import AUGMENTATIONS, MIRRORING, PredictSettings, TrainSettings
 from .slab_planning import InSlabs
 from .slicing import HoldOut, hold_out
 from .training import Fitted, Trainer
+from .unfinished import Unfinished
 from .volume import UNLABELLED, Grid, LabelMap, Volume
 
 ImageLike = Volume | NDArray[Any] | str | Path
@@ -118,6 +119,8 @@ def train(
     model.network.cpu()
     model.card = replace(model.card, name=Path(output).stem if output else "", **made_now())
     _tell_score(model.card, report)
+    if not distributed.current().rank.is_first:
+        return Trained(model)
     path = model.save(output) if output is not None else None
     if checkpoint:
         checkpoint.remove()
@@ -126,6 +129,8 @@ def train(
 
 def _learned_locally(prepared: Prepared, card: ModelCard, settings: TrainSettings, report: Report) -> Model:
     """Train a local model; going on from one is training it anew, which takes seconds."""
+    if distributed.current().rank.count > 1:
+        raise SettingsError("A local model is trained by one process, in seconds.", "Start it without torchrun.")
     return LocalTrainer(prepared, card, settings, report).run().finished()
 
 
@@ -174,7 +179,8 @@ def predict(
         box: Start and stop of Z, Y and X: only these voxels are segmented, and the result holds no others.
         settings: All settings as one object.
         report: Called with every event of the run; may raise ``Cancelled``.
-        **changes: Single settings, such as ``quality="high"``.
+        **changes: Single settings, such as ``quality="high"``, or ``cluster="local:2"`` (in a script under
+            ``if __name__ == "__main__":``, since the processes that are started import it).
 
     Raises:
         VolumeSegmanticsError: With a message and a hint, for everything that the user can mend.
@@ -186,6 +192,9 @@ def predict(
     loaded = _as_model(model)
     warn_of_views(loaded, settings, report)
     volume = _opened(image, is_grey=loaded.card.channels == 1)
+    if settings.cluster:
+        _check_for_cluster(image, output, box, loaded, settings)
+        return _predicted_on_cluster(image, volume, loaded, output, confidence, settings, report)
     wanted = Box.of(box, volume.grid.shape) if box is not None else None
     if wanted is None:
         paths = [Path(path) for path in (output, confidence) if isinstance(path, str | Path)]
@@ -193,7 +202,7 @@ def predict(
         facts = partial(identity, volume, _source_of(image), loaded, settings, confidence=bool(confidence))
         run = begin_or_resume(way, facts, paths if output is not None else [], report)
         if run is not None:
-            return _predicted_on_disk(run, volume, confidence, report)
+            return _predicted_on_disk(run, confidence, report)
     prediction = _predicted(volume, loaded, settings, wanted, confidence=bool(confidence), report=report)
     report(Progress("write", 0, 1))
     if output is not None:
@@ -225,26 +234,74 @@ def _way(volume: Volume, model: Model, settings: PredictSettings, *, confidence:
     return InSlabs(volume, model, settings)
 
 
-def _predicted_on_disk(run: Run, volume: Volume, confidence: str | Path | bool, report: Report) -> Prediction:
+def _predicted_on_disk(run: Run, confidence: str | Path | bool, report: Report) -> Prediction:
     """Segment a volume larger than the memory; the labels that are returned are read from their file when needed."""
-    prediction = run.predict(report)
+    return _written(run.output, run.unfinished, run.predict(report), confidence, report)
+
+
+def _written(
+    output: Path, unfinished: Unfinished[Any], prediction: Prediction, confidence: str | Path | bool, report: Report
+) -> Prediction:
+    """Write what a run on the disk has made, and remove its folder."""
     report(Progress("write", 0, 1))
-    path = io.write_labels(run.output, prediction.labels, report=report)
+    path = io.write_labels(output, prediction.labels, report=report)
     sure = None
     if not isinstance(confidence, bool):
-        io.write_volume(confidence, Volume(cast(Any, prediction.confidence), volume.grid), report=report)
+        io.write_volume(confidence, Volume(cast(Any, prediction.confidence), prediction.labels.grid), report=report)
     elif confidence:
         sure = np.asarray(prediction.confidence)
-    run.unfinished.remove()
+    unfinished.remove()
     labels = prediction.labels
-    in_file = LazyArray(volume.grid.shape, labels.array.dtype, lambda box: _answer(path).array[box])
-    return Prediction(LabelMap(cast(Any, in_file), volume.grid, labels.classes), sure)
+    in_file = LazyArray(labels.grid.shape, labels.array.dtype, lambda box: _answer(path).array[box])
+    return Prediction(LabelMap(cast(Any, in_file), labels.grid, labels.classes), sure)
+
+
+def _check_for_cluster(
+    image: ImageLike,
+    output: str | Path | None,
+    box: Sequence[Sequence[int]] | None,
+    model: Model,
+    settings: PredictSettings,
+) -> None:
+    """Make sure that a cluster can do it."""
+    settings.check_for(model.card.model)
+    if not isinstance(image, str | Path) or output is None:
+        raise InputError(
+            "A cluster reads the image from a file, and writes the result to one.", "Name both, on a shared disk."
+        )
+    if box is not None:
+        raise SettingsError("A cluster predicts whole volumes, and this is a box of one.", "Leave cluster out.")
+    if settings.fusion != "max":
+        raise SettingsError(
+            f'Fusion "{settings.fusion}" needs all voxels in one process.', "Use --fusion max, or leave cluster out."
+        )
+
+
+def _predicted_on_cluster(
+    image: Any,
+    volume: Volume,
+    model: Model,
+    output: Any,
+    confidence: str | Path | bool,
+    settings: PredictSettings,
+    report: Report,
+) -> Prediction:
+    """Segment a volume with the workers of a cluster."""
+    from . import cluster  # only now: it needs a package that others do without
+
+    source = io.source_of(image)
+    outputs = [Path(path) for path in (output, confidence) if isinstance(path, str | Path)]
+    path = f"{source.absolute()}{str(Path(image))[len(str(source)) :]}"
+    task = cluster.Task(path, source, volume, model, settings, outputs, bool(confidence))
+    unfinished, prediction = cluster.predict_on_cluster(task, report)
+    return _written(outputs[0], unfinished, prediction, confidence, report)
 
 
 def plan_prediction(
     image: ImageLike,
     model: Model | Trained | str | Path,
     *,
+    box: Sequence[Sequence[int]] | None = None,
     settings: PredictSettings | None = None,
     **changes: Any,
 ) -> Estimate:
@@ -256,8 +313,12 @@ def plan_prediction(
         ResourceError: It cannot be made to fit into the memory; the hint says what would.
     """
     settings = replace(settings or PredictSettings(), **_known(PredictSettings, changes))
+    if settings.cluster:
+        raise SettingsError("A plan is told for one machine, not for a cluster.", "Leave cluster out.")
     loaded = _as_model(model)
     volume = _opened(image, is_grey=loaded.card.channels == 1)
+    if box is not None:
+        volume = Box.of(box, volume.grid.shape).widened(BOX_MARGIN, volume.grid.shape).of_volume(volume)
     return estimate(_way(volume, loaded, settings, confidence=False))
 
 
@@ -452,9 +513,13 @@ def _begin(
     model = Model.new(card, size=size, weights="none" if parent else settings.weights)
     if parent is not None:
         model.take_over(parent)
-    shape = CropShape(crop_size(prepared.examples, settings.crop_size, model.multiple), neighbours(card))
+    examples, multiple = prepared.examples, model.multiple
+    shape = CropShape(crop_size(examples, settings.crop_size, multiple), neighbours(card))
     intensity = Intensity.from_dict(card.intensity)
-    source = CropSource(prepared.examples, held_out, intensity, shape, settings.seed)
+    source = CropSource(
+        examples, held_out, intensity, shape, settings.seed, wider=wider_sizes(examples, shape.size, multiple),
+        widest=crop_size(examples, max(LOOK_SIZE, shape.size), multiple),
+    )  # fmt: skip
     if settings.local_weight and source.has_strokes_only and len(prepared.classes) < UNLABELLED - ADVISED:
         source.advisor = Advisor(prepared, card, settings, shape.size, report)
     return model, source

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,7 +60,7 @@ def predict_in_boxes(
     """
     if remark := Intensity.from_dict(model.card.intensity).remark_on(sample(image)):
         report(Log("warning", remark))
-    stores = _Stores.of(run.folder, run.plan, image, confidence=confidence)
+    stores = BoxStores.of(run.folder, run.plan, image, confidence=confidence)
     try:
         if not run.done:
             stores.create()
@@ -74,7 +75,7 @@ def predict_in_boxes(
 
 
 @dataclass(frozen=True)
-class _Stores:
+class BoxStores:
     """The files of a run.
 
     Attributes:
@@ -88,11 +89,11 @@ class _Stores:
     confidence: Bricks | None
 
     @classmethod
-    def of(cls, folder: Path, plan: BoxPlan, image: Volume, *, confidence: bool) -> _Stores:
-        """Return the files of a run, which may not be there yet."""
+    def of(cls, folder: Path, plan: BoxPlan, image: Volume, *, confidence: bool, tag: str = "") -> BoxStores:
+        """Return the files of a run, which may not be there yet; their names hold a tag."""
 
         def store(name: str, shape: tuple[int, ...], dtype: Any) -> Bricks:
-            return Bricks(folder / (name + BRICKS), shape, np.dtype(dtype), plan.brick)
+            return Bricks(folder / f"{name}{tag}{BRICKS}", shape, np.dtype(dtype), plan.brick)
 
         return cls(
             store("image", image.array.shape, image.array.dtype) if plan.copied else None,
@@ -122,7 +123,7 @@ class _Stores:
         return Prediction(LabelMap(labels, image.grid, model.card.classes), sure)
 
 
-def _copy(image: Volume, run: Unfinished[BoxPlan], stores: _Stores, report: Report) -> None:
+def _copy(image: Volume, run: Unfinished[BoxPlan], stores: BoxStores, report: Report) -> None:
     """Copy into bricks what has not been copied yet."""
     for number, slab in enumerate(run.plan.copies()):
         assert stores.image is not None
@@ -133,25 +134,27 @@ def _copy(image: Volume, run: Unfinished[BoxPlan], stores: _Stores, report: Repo
             run.finished_one()
 
 
-def _answer(predictor: LocalPredictor, run: Unfinished[BoxPlan], stores: _Stores, report: Report) -> None:
+def _answer(predictor: LocalPredictor, run: Unfinished[BoxPlan], stores: BoxStores, report: Report) -> None:
     """Send the boxes through the model that have not been yet."""
     boxes, copies = run.plan.boxes(), len(run.plan.copies())
     done = run.done - copies
     before = sum(_voxels(box) for box in boxes[:done])
     steps = Steps(sum(map(_voxels, boxes)), report, before=before)
 
-    def answer(box: Box) -> int:
-        labels, sure = predictor.answer(box)
-        forget_pages(predictor.image.array)
-        stores.labels.write(box.window, labels)
-        if stores.confidence:
-            stores.confidence.write(box.window, sure)
-        return labels.size
-
     with _workers(run.plan.workers) as workers:
-        for voxels in workers.map(answer, boxes[done:]):
+        for voxels in workers.map(partial(answer_box, predictor, stores), boxes[done:]):
             run.finished_one()
             steps.done(voxels)
+
+
+def answer_box(predictor: LocalPredictor, stores: BoxStores, box: Box) -> int:
+    """Write what the model says about a box; return how many voxels it has."""
+    labels, sure = predictor.answer(box)
+    forget_pages(predictor.image.array)
+    stores.labels.write(box.window, labels)
+    if stores.confidence:
+        stores.confidence.write(box.window, sure)
+    return labels.size
 
 
 def _voxels(box: Box) -> int:
@@ -171,4 +174,4 @@ def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-__all__ = ["predict_in_boxes"]
+__all__ = ["BoxStores", "answer_box", "predict_in_boxes"]

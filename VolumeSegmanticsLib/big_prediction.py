@@ -32,10 +32,10 @@ from .intensity import Intensity
 from .models import Model
 from .prediction import Prediction, Predictor, Steps, answer_slices, class_values
 from .settings import PredictSettings
-from .stores import Layers, forget_pages, sample
+from .stores import Layers, Stored, forget_pages, sample
 from .unfinished import BRICKS, Identity, Unfinished
 from .views import View
-from .volume import LabelMap, Volume
+from .volume import Grid, LabelMap, Volume
 
 
 def identity(
@@ -141,19 +141,55 @@ class Stores:
 
     def prediction(self, image: Volume, model: Model, thickness: int) -> Prediction:
         """Return the result, which is read when it is needed, so many slices at a time."""
-        values = class_values(model)
-        labels = Layers(self.best, thickness, lambda best: values[best])
-        sure = Layers(self.probability, thickness, lambda p: np.rint(p * np.float32(100 / FULL)).astype(np.uint8))
-        return Prediction(LabelMap(labels.lazy(), image.grid, model.card.classes), sure.lazy())
+        return lazy_prediction(self.best, self.probability, image, model, thickness)
+
+
+def lazy_prediction(best: Stored, probability: Stored, image: Volume, model: Model, thickness: int) -> Prediction:
+    """Return a result that is read when it is needed, so many slices at a time, from indices and probabilities."""
+    values = class_values(model)
+    labels = Layers(best, thickness, lambda best: values[best])
+    sure = Layers(probability, thickness, lambda p: np.rint(p * np.float32(100 / FULL)).astype(np.uint8))
+    return Prediction(LabelMap(labels.lazy(), image.grid, model.card.classes), sure.lazy())
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Loaded:
     """A slab in memory: voxels of the image, with neighbouring slices, and what earlier views said."""
 
     image: NDArray[Any]
     best: NDArray[np.uint8]
     probability: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What answers about slabs of an image.
+
+    Attributes:
+        predictor: The model, made ready.
+        plan: Says how many slices, and which part of them, it sees at a time.
+        grid: Of the image.
+    """
+
+    predictor: Predictor
+    plan: Plan
+    grid: Grid
+
+    def answer(self, view: View, slab: Slab, loaded: Loaded, workers: ThreadPoolExecutor) -> Generator[int, None, None]:
+        """Fuse in place what the network says; yield after every batch how many slices it held."""
+        slices, best, probability = (view.of(each) for each in (loaded.image, loaded.best, loaded.probability))
+        scale = plane_scale(view, self.grid.spacing)
+        size = self.plan.batch[slab.axis]
+        first = slab.start - max(0, slab.start - self.predictor.neighbours)
+
+        def answer(start: int) -> int:
+            stop = min(start + size, len(best))
+            target = MaxTarget(best[start:stop], probability[start:stop])
+            span = slice(first + start, first + stop)
+            parts = answer_slices(slices, target, span, self.predictor, scale=scale, size=size, tile=self.plan.tile)
+            return sum(parts)
+
+        yield from workers.map(answer, range(0, len(best), size))
 
 
 @dataclass(frozen=True)
@@ -200,13 +236,14 @@ class _Slabs:
         """
         ahead: deque[Slab] = deque(slabs)
         saving: Future[None] | None = None
-        with _workers(self.run.plan, self.predictor) as network, ThreadPoolExecutor(1, "disk") as disk:
+        network = Network(self.predictor, self.run.plan, self.image.grid)
+        with _workers(self.run.plan, self.predictor) as workers, ThreadPoolExecutor(1, "disk") as disk:
             loading = disk.submit(self._load, ahead[0]) if ahead else None
             while loading:
                 slab, loaded = ahead.popleft(), loading.result()
                 follows = bool(ahead) and ahead[0].view == slab.view
                 loading = disk.submit(self._load, ahead[0]) if follows else None
-                with closing(self._answer(slab, loaded, network)) as counts:
+                with closing(network.answer(self.views[slab.view], slab, loaded, workers)) as counts:
                     for count in counts:
                         steps.done(count)
                 if saving:
@@ -218,7 +255,7 @@ class _Slabs:
             if saving:
                 saving.result()
 
-    def _load(self, slab: Slab) -> _Loaded:
+    def _load(self, slab: Slab) -> Loaded:
         wide = slab.window(self._shape, self.predictor.neighbours)
         if self.stores.image:
             voxels = self.stores.image.read(wide)
@@ -226,24 +263,9 @@ class _Slabs:
             voxels = np.array(self.image.array[wide[0]])
             forget_pages(self.image.array)
         window = slab.window(self._shape)
-        return _Loaded(voxels, self.stores.best.read(window), self.stores.probability.read(window))
+        return Loaded(voxels, self.stores.best.read(window), self.stores.probability.read(window))
 
-    def _answer(self, slab: Slab, loaded: _Loaded, network: ThreadPoolExecutor) -> Generator[int, None, None]:
-        """Fuse in place what the network says; yield after every batch how many slices it held."""
-        view, plan = self.views[slab.view], self.run.plan
-        slices, best, probability = (view.of(each) for each in (loaded.image, loaded.best, loaded.probability))
-        scale = plane_scale(view, self.image.grid.spacing)
-        size, first = plan.batch[slab.axis], slab.start - max(0, slab.start - self.predictor.neighbours)
-
-        def answer(start: int) -> int:
-            stop = min(start + size, len(best))
-            target = MaxTarget(best[start:stop], probability[start:stop])
-            span = slice(first + start, first + stop)
-            return sum(answer_slices(slices, target, span, self.predictor, scale=scale, size=size, tile=plan.tile))
-
-        yield from network.map(answer, range(0, len(best), size))
-
-    def _save(self, slab: Slab, loaded: _Loaded) -> None:
+    def _save(self, slab: Slab, loaded: Loaded) -> None:
         """Write classes, then their probabilities: in this order a slab can be redone, see above."""
         window = slab.window(self._shape)
         self.stores.best.write(window, loaded.best)
@@ -259,8 +281,7 @@ def _workers(plan: Plan, predictor: Predictor) -> Iterator[ThreadPoolExecutor]:
     threads compute it, and results shall be the same after a resume.
     """
     before = torch.get_num_threads()
-    threads = max(1, before // plan.workers) if predictor.device.type == "cpu" else before
-    pool = ThreadPoolExecutor(plan.workers, "network", partial(torch.set_num_threads, threads))
+    pool = network_threads(plan, predictor, before)
     try:
         yield pool
     finally:
@@ -268,4 +289,10 @@ def _workers(plan: Plan, predictor: Predictor) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-__all__ = ["identity", "predict_in_slabs"]
+def network_threads(plan: Plan, predictor: Predictor, threads: int) -> ThreadPoolExecutor:
+    """Return threads that compute a batch each, on their share of some processor threads."""
+    share = max(1, threads // plan.workers) if predictor.device.type == "cpu" else threads
+    return ThreadPoolExecutor(plan.workers, "network", partial(torch.set_num_threads, share))
+
+
+__all__ = ["Loaded", "Network", "identity", "lazy_prediction", "network_threads", "predict_in_slabs"]

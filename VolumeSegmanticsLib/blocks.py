@@ -71,6 +71,7 @@ class Work:
         neighbours: Slices on each side that the network sees too.
         scales: For slices of Z, Y and X how rows and columns are stretched for the network.
         batch: Slices in a batch; 0 = what suits the device.
+        thickest: Slices in a slab at most.
     """
 
     shape: Voxels
@@ -81,6 +82,7 @@ class Work:
     neighbours: int = 0
     scales: tuple[tuple[float, float], ...] = ((1.0, 1.0),) * 3
     batch: int = 0
+    thickest: int = THICKEST
 
     @property
     def voxels(self) -> int:
@@ -235,7 +237,7 @@ def plan(work: Work, need: Need, budget: int) -> Plan:
             f'Fusion "{work.fusion}" takes {memory.told(whole.peak_bytes)} here, and there are {memory.told(budget)}.',
             f"Use --fusion max, which works in slabs, or --memory {_amount(whole.peak_bytes)}.",
         )
-    return _in_slabs(work, need, budget)
+    return in_slabs(work, need, budget)
 
 
 def tiles(shape: tuple[int, int], tile: int, margin: int = MARGIN) -> list[tuple[Tile, Tile]]:
@@ -285,8 +287,12 @@ def _batches(work: Work, need: Need, pixels: float) -> Voxels:
     return z, y, x
 
 
-def _in_slabs(work: Work, need: Need, budget: int) -> Plan:
-    """Return the plan that goes slab by slab, with tiles only where one slice leaves no memory for a slab."""
+def in_slabs(work: Work, need: Need, budget: int) -> Plan:
+    """Return the plan that goes slab by slab, with tiles only where one slice leaves no memory for a slab.
+
+    Raises:
+        ResourceError: It cannot be made to fit; the hint says what would.
+    """
     if found := _fitting(work, need, budget):
         return found
     if not _fitting(work, need, _ENDLESS):
@@ -349,7 +355,7 @@ def _thickness(work: Work, batch: Voxels, workers: int, left: float) -> Voxels |
     sides = []
     for axis, n in enumerate(work.shape):
         base, one = _slab_bytes(work, axis, 0), _slab_bytes(work, axis, 1) - _slab_bytes(work, axis, 0)
-        thick = min(n, THICKEST, int((left - base) // one))
+        thick = min(n, work.thickest, int((left - base) // one))
         round_ = batch[axis] * workers
         sides.append(thick - thick % round_ if thick >= round_ and thick < n else thick)
     return (sides[0], sides[1], sides[2]) if min(sides) > 0 else None
@@ -365,4 +371,4 @@ def _amount(size: float) -> str:
     return f"{math.ceil(size / 10**8) * 100}MB"
 
 
-__all__ = ["AnyPlan", "Need", "Plan", "Slab", "Work", "WrittenPlan", "plan", "tiles"]
+__all__ = ["AnyPlan", "Need", "Plan", "Slab", "Work", "WrittenPlan", "in_slabs", "plan", "tiles"]

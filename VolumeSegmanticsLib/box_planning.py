@@ -88,6 +88,20 @@ class InBoxes:
         budget = min(budget, free_on(self.device))
         return plan_boxes(self.work, self._need(budget), budget)
 
+    def spread(self, budget: int, at_once: int) -> BoxPlan:
+        """Divide it for several processes, each with a budget of bytes: into boxes that are soonest done.
+
+        Args:
+            budget: Of one process.
+            at_once: Boxes that all processes together compute at the same time, at most.
+        """
+        budget = min(budget, free_on(self.device))
+        need, work = self._need(budget), self.work
+        fitting = [box for box, taken in need.bytes_of.items() if taken <= budget] or list(need.bytes_of)
+        best = min(fitting, key=lambda box: math.ceil(work.count(box) / at_once) * math.prod(box) / work.gain(box))
+        divided = plan_boxes(work, BoxNeed({best: need.bytes_of[best]}, need.workers), budget)
+        return replace(divided, copied=-(-divided.copied // work.multiple[0]) * work.multiple[0])
+
     def _need(self, budget: int) -> BoxNeed:
         """Measure what boxes take, from the smallest on, as long as they fit."""
         found: dict[tuple[int, int, int], float] = {}

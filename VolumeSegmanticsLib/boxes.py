@@ -64,6 +64,10 @@ class BoxWork:
         z, y, x = (-(-min(side, n) // m) * m for n, m in zip(self.shape, self.multiple, strict=True))
         return z, y, x
 
+    def count(self, box: Voxels) -> int:
+        """Return how many boxes there are of such sides."""
+        return math.prod(-(-n // side) for n, side in zip(self.shape, box, strict=True))
+
     def gain(self, box: Voxels) -> float:
         """Return which part of what is looked at for a box lies in it."""
         return math.prod(n / (n + 2 * m) for n, m in zip(box, self.margin, strict=True))

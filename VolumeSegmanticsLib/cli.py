@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,12 +19,13 @@ from . import __version__, worker
 from .errors import Cancelled, InputError, SettingsError, VolumeSegmanticsError
 from .events import Event, Report
 from .progress import ProgressLine
+from .ranks import own_rank
 from .settings import UNPAINTED, PredictSettings, Settings, TrainSettings
 
 DONE, BUG, MENDABLE, CANCELLED = 0, 1, 2, 3
 
 _TRAIN_FLAGS = ("model", "encoder", "weights", "unpainted", "axes", "device", "epochs", "max_minutes")
-_PREDICT_FLAGS = ("quality", "axes", "fusion", "memory", "precision", "device")
+_PREDICT_FLAGS = ("quality", "axes", "fusion", "memory", "precision", "device", "cluster")
 
 
 def run_and_exit() -> None:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     stop = threading.Event()
-    line = ProgressLine(sys.stderr)
+    line = ProgressLine(sys.stderr if own_rank().is_first else StringIO())
 
     def report(event: Event) -> None:
         if stop.is_set():
@@ -67,15 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, report: Report) -> None:
-    from . import api
+    from . import api, distributed
 
     if len(options.files) % 2:
         raise InputError("Images and labels come in pairs.", "volseg train IMAGE LABELS [IMAGE LABELS …] -o MODEL")
     settings = _settings(TrainSettings, options, _TRAIN_FLAGS)
-    trained = api.train(
-        options.files[::2], options.files[1::2],
-        output=_model_path(options.output), start_from=options.start_from, settings=settings, report=report,
-    )  # fmt: skip
+    with distributed.joined(settings.device):
+        trained = api.train(
+            options.files[::2], options.files[1::2],
+            output=_model_path(options.output), start_from=options.start_from, settings=settings, report=report,
+        )  # fmt: skip
     scores = trained.card.scores
     text = f"{trained.path}\n"
     if "mean_dice" in scores:
@@ -163,7 +166,9 @@ def _settings(kind: type[Any], options: argparse.Namespace, flags: Sequence[str]
 
 
 def _tell(options: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
-    """Write the result to stdout: as JSON or for people."""
+    """Write the result to stdout: as JSON or for people. Of several processes one does."""
+    if not own_rank().is_first:
+        return
     sys.stdout.write(json.dumps(facts, default=str) + "\n" if options.json else text)
     sys.stdout.flush()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,14 @@ ADVISED = 128
 _BALANCED = 0.5  # part of the crops whose class is drawn evenly, where whole slices or regions are labelled
 _SAME_SCALE = 1.02  # pixels this close to square are taken as they are
 _AHEAD = 4  # batches prepared while the network works
+_WIDER = (2.0, 2.5)  # times the side of other crops
+_WIDER_PART = 0.25  # of the batches
+_FEWEST = 2  # crops of a batch
+_LOOKS = 8  # at the planes across an axis
+LOOK_SIZE = 384
+"""Side of the crops, in pixels, by which planes are judged after the training."""
+
+_WHOLE = slice(0, None)
 
 
 @dataclass(frozen=True)
@@ -160,9 +168,17 @@ def crop_size(examples: Sequence[Example], wanted: int, multiple: int) -> int:
     return max(multiple, int(np.ceil(min(wanted, largest) / multiple)) * multiple)
 
 
+def wider_sizes(examples: Sequence[Example], size: int, multiple: int) -> tuple[int, ...]:
+    """Return the sides of the wider crops that some batches have, see ``CropSource``; none where planes are small."""
+    return tuple(sorted({crop_size(examples, round(times * size), multiple) for times in _WIDER} - {size}))
+
+
 @dataclass
 class CropSource:
     """Draws crops around labelled voxels of several examples; the held-out labels are not among them.
+
+    Some batches have fewer, wider crops. For the network the image ends at the border of a crop, and no pixel of a
+    small one is far from it: if it sees no others it may come to need that border, and fail in the middle of slices.
 
     Args:
         examples: Volumes and labels.
@@ -171,6 +187,8 @@ class CropSource:
         shape: What a crop looks like.
         seed: The same seed gives the same crops.
         advisor: Says more than the labels do, given these.
+        wider: Sides of the wider crops, in pixels.
+        widest: Side of the crops by which planes are judged; 0 = the usual one.
     """
 
     examples: Sequence[Example]
@@ -179,6 +197,8 @@ class CropSource:
     shape: CropShape
     seed: int = 0
     advisor: Advisor | None = None
+    wider: tuple[int, ...] = ()
+    widest: int = 0
     _labels: list[NDArray[np.uint8]] = field(init=False)
     _shown: list[NDArray[np.uint8]] = field(init=False)
     _voxels: list[LabelledVoxels] = field(init=False)
@@ -228,21 +248,30 @@ class CropSource:
         return [sum(voxels.counts.get(index, 0) for voxels in self._voxels) for index in range(classes)]
 
     def batches(
-        self, count: int, batch_size: int, augment: Augmentation, *, round: int
+        self, count: int, batch_size: int, augment: Augmentation, *, round: int, own: slice = _WHOLE
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``count`` batches: images float32 (N, C, H, W) with values 0 … 1, labels uint8 (N, H, W).
 
         They are prepared in a thread of their own while the network works. ``round`` makes every epoch another one,
-        and a resumed epoch the same one.
+        and a resumed epoch the same one. Of several processes each gets its ``own`` crops out of the same batches;
+        chance changes them otherwise than in a single process.
         """
         rng = np.random.default_rng((self.seed, round))
-        augment.seed(int(rng.integers(2**31)))
+        augment.seed(int(rng.integers(2**31)) + own.start)
 
         def make() -> tuple[Tensor, Tensor]:
-            crops = [augment(*self._crop(self._draw(rng), rng)) for _ in range(batch_size)]
-            return _as_tensors(crops)
+            drawn = [(self._draw(rng), _shift(rng)) for _ in range(batch_size)][own]
+            size, fitting = self._form(len(drawn), rng)
+            return _as_tensors([augment(*self._crop(place, shift, size)) for place, shift in drawn[:fitting]])
 
         yield from _prepared(make, count)
+
+    def _form(self, count: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Return side and number of the crops of a batch: as many pixels as ``count`` crops of the usual side."""
+        chance, which = rng.random(), rng.random()
+        forms = [(side, round(count * (self.shape.size / side) ** 2)) for side in self.wider]
+        wider = [form for form in forms if form[1] >= _FEWEST]
+        return wider[int(which * len(wider))] if wider and chance < _WIDER_PART else (self.shape.size, count)
 
     def _draw(self, rng: np.random.Generator) -> CropPlace:
         classes = sorted({value for voxels in self._voxels for value in voxels.by_class})
@@ -256,10 +285,11 @@ class CropSource:
         axis = AXIS_LETTERS.index(str(rng.choice(list(self.examples[example].axes), p=self._shares[example])))
         return CropPlace(example, axis, tuple(voxels[rng.integers(len(voxels))]))
 
-    def _crop(self, place: CropPlace, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _crop(
+        self, place: CropPlace, shift: tuple[float, float], size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         example = Example(self.examples[place.example].image, self._shown[place.example], "")
-        shift = (float(rng.uniform(-0.4, 0.4)), float(rng.uniform(-0.4, 0.4)))
-        return cut(example, place, self.shape, self.intensity, shift=shift)
+        return cut(example, place, replace(self.shape, size=size), self.intensity, shift=shift)
 
     def validation_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor]]:
         """Return the fixed crops over the held-out slabs, in the form of ``batches``; empty without held-out labels."""
@@ -268,6 +298,19 @@ class CropSource:
         for place, example in self._validation_places(rng):
             crops.append(cut(example, place, self.shape, self.intensity))
         return [_as_tensors(crops[n : n + batch_size]) for n in range(0, len(crops), batch_size)]
+
+    def looks(self, letter: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield wide crops, each a batch of its own, around labelled voxels in planes across one axis."""
+        rng = np.random.default_rng((self.seed, 2**31 + 1))
+        having = [n for n, e in enumerate(self.examples) if letter in e.axes and self._voxels[n].by_class]
+        shape = replace(self.shape, size=self.widest or self.shape.size)
+        for _ in range(_LOOKS if having else 0):
+            n = having[rng.integers(len(having))]
+            by_class = self._voxels[n].by_class
+            voxels = by_class[sorted(by_class)[rng.integers(len(by_class))]]
+            place = CropPlace(n, AXIS_LETTERS.index(letter), tuple(voxels[rng.integers(len(voxels))]))
+            example = Example(self.examples[n].image, self._labels[n], "")
+            yield _as_tensors([cut(example, place, shape, self.intensity)])
 
     def _validation_places(self, rng: np.random.Generator) -> Iterator[tuple[CropPlace, Example]]:
         slabs = self.held_out.slabs if self.held_out else ()
@@ -283,6 +326,10 @@ class CropSource:
                 voxels = found[sorted(found)[m % len(found)]]
                 axis = AXIS_LETTERS.index(self.examples[n].axes[(m // len(found)) % len(self.examples[n].axes)])
                 yield CropPlace(n, axis, tuple(voxels[rng.integers(len(voxels))])), example
+
+
+def _shift(rng: np.random.Generator) -> tuple[float, float]:
+    return float(rng.uniform(-0.4, 0.4)), float(rng.uniform(-0.4, 0.4))
 
 
 def _with_advice(labels: NDArray[np.uint8], advised: NDArray[np.uint8]) -> NDArray[np.uint8]:

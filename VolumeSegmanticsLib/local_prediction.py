@@ -18,7 +18,7 @@ from torch import Tensor
 from . import devices
 from .box import Box
 from .events import Log, Report, ignore
-from .features import Axes, cropped, local_variance, smoothed
+from .features import Axes, by_planes, cropped, local_variance, smoothed
 from .intensity import Intensity
 from .models import Model
 from .models.local import LocalNetwork
@@ -172,14 +172,21 @@ def _guided(probabilities: Tensor, guide: Tensor, fine: Axes, edge: float) -> tu
     """
     mean, variance = local_variance(guide, fine)
     variance.add_(edge)
-    inner = cropped(guide, tuple(4 * f for f in fine))
+    inner, lost = cropped(guide, tuple(4 * f for f in fine)), 4 * fine[0]
     out = probabilities.new_empty(len(probabilities), *inner.shape[1:])
-    for index in range(len(out) - 1):
-        each = probabilities[index : index + 1]
+
+    def fitted(each: Tensor, guide: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         level = smoothed(each, fine)
         slope = smoothed(each * guide, fine).addcmul_(mean, level, value=-1).div_(variance)
-        level.addcmul_(slope, mean, value=-1)
-        torch.addcmul(smoothed(level, fine), smoothed(slope, fine), inner, out=out[index : index + 1])
+        return torch.cat([level.addcmul_(slope, mean, value=-1), slope])
+
+    def applied(lines: Tensor, inner: Tensor) -> Tensor:
+        offset, slope = smoothed(lines, fine).split(1)
+        return torch.addcmul(offset, slope, inner)
+
+    for index in range(len(out) - 1):
+        lines = by_planes(fitted, lost, probabilities[index : index + 1], guide, mean, variance)
+        out[index : index + 1] = by_planes(applied, lost, lines, inner)
     out[-1] = 1 - out[:-1].sum(dim=0)
     return out, inner
 

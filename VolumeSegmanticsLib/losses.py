@@ -2,6 +2,7 @@
 
 Every loss takes logits (N, C, H, W), targets (N, H, W) that hold a class index or ``UNLABELLED``, and class weights
 (C,) or None; it returns a scalar. Overlap losses sum over the whole batch and leave out the classes that it lacks.
+Where the batch is shared by several processes, ``total`` makes sums over all of it out of those over a part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from torch.nn import functional
 
 from .volume import UNLABELLED
 
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Loss = Callable[..., Tensor]
+Total = Callable[[Tensor], Tensor]
+
+
+def _of_own(sums: Tensor) -> Tensor:
+    return sums
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,19 @@ class _Overlap:
     common: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor, target: Tensor) -> _Overlap:
+    def of(cls, logits: Tensor, target: Tensor, total: Total) -> _Overlap:
         labelled = (target != UNLABELLED).unsqueeze(1)
         probabilities = logits.float().softmax(dim=1) * labelled
         one_hot = functional.one_hot(target.masked_fill(target == UNLABELLED, 0).long(), logits.shape[1])
         truth = one_hot.movedim(-1, 1) * labelled
         over = (0, 2, 3)
-        return cls(
+        sums = (
             truth.sum(over).float(),
             probabilities.sum(over),
             probabilities.square().sum(over),
             (probabilities * truth).sum(over),
         )
+        return cls(*total(torch.stack(sums)))
 
     def mean(self, loss: Tensor, weights: Tensor | None) -> Tensor:
         """Return the weighted mean over the classes that the batch holds."""
@@ -47,37 +54,50 @@ class _Overlap:
         return (loss * share).sum() / share.sum().clamp_min(1e-6)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None, total: Total = _of_own) -> Tensor:
     """Cross-entropy, the mean over labelled pixels; 0 where there are none."""
-    if not bool((target != UNLABELLED).any()):
-        return logits.sum() * 0.0
-    return functional.cross_entropy(logits.float(), target.long(), weight=weights, ignore_index=UNLABELLED)
+    summed = functional.cross_entropy(
+        logits.float(), target.long(), weight=weights, ignore_index=UNLABELLED, reduction="sum"
+    )
+    return _mean(summed, _shares(target, weights), total)
 
 
-def dice(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def _shares(target: Tensor, weights: Tensor | None) -> Tensor:
+    """Return how much each pixel counts."""
+    labelled = target != UNLABELLED
+    return labelled.float() if weights is None else labelled * weights[target.masked_fill(~labelled, 0).long()]
+
+
+def _mean(loss: Tensor, shares: Tensor, total: Total) -> Tensor:
+    """Return a sum of losses as a weighted mean; 0 where there are none."""
+    loss, share = total(torch.stack([loss, shares.sum()]))
+    return loss / share.clamp_min(1e-6)
+
+
+def dice(logits: Tensor, target: Tensor, weights: Tensor | None = None, total: Total = _of_own) -> Tensor:
     """1 - soft Dice (Milletari et al. 2016, with plain sums), the mean over classes."""
-    overlap = _Overlap.of(logits, target)
+    overlap = _Overlap.of(logits, target, total)
     return overlap.mean(1 - (2 * overlap.common + 1) / (overlap.truth + overlap.predicted + 1), weights)
 
 
-def jaccard(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def jaccard(logits: Tensor, target: Tensor, weights: Tensor | None = None, total: Total = _of_own) -> Tensor:
     """1 - soft Jaccard with squared probabilities (Jaccard2 of Bertoldo et al. 2021), the mean over classes."""
-    overlap = _Overlap.of(logits, target)
+    overlap = _Overlap.of(logits, target, total)
     union = overlap.truth + overlap.squared - overlap.common
     return overlap.mean(1 - (overlap.common + 1) / (union + 1), weights)
 
 
-def tversky(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def tversky(logits: Tensor, target: Tensor, weights: Tensor | None = None, total: Total = _of_own) -> Tensor:
     """Tversky loss (Salehi et al. 2017), alpha 0.3 on false positives, beta 0.7 on false negatives."""
-    overlap = _Overlap.of(logits, target)
+    overlap = _Overlap.of(logits, target, total)
     false_positive, false_negative = overlap.predicted - overlap.common, overlap.truth - overlap.common
     index = (overlap.common + 1) / (overlap.common + 0.3 * false_positive + 0.7 * false_negative + 1)
     return overlap.mean(1 - index, weights)
 
 
-def generalised_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def generalised_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None, total: Total = _of_own) -> Tensor:
     """Generalised Dice (Sudre et al. 2017): classes weighted by the inverse square of their size in the batch."""
-    overlap = _Overlap.of(logits, target)
+    overlap = _Overlap.of(logits, target, total)
     shares = torch.where(overlap.truth > 0, 1 / overlap.truth.clamp_min(1).square(), torch.zeros_like(overlap.truth))
     if weights is not None:
         shares = shares * weights
@@ -85,19 +105,19 @@ def generalised_dice(logits: Tensor, target: Tensor, weights: Tensor | None = No
     return 1 - 2 * common / (shares * (overlap.truth + overlap.predicted)).sum().clamp_min(1e-12)
 
 
-def focal(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def focal(logits: Tensor, target: Tensor, weights: Tensor | None = None, total: Total = _of_own) -> Tensor:
     """Focal loss (Lin et al. 2017) with gamma 2, the mean over labelled pixels."""
     labelled = target != UNLABELLED
     log_p = functional.log_softmax(logits.float(), dim=1).movedim(1, -1)[labelled]
     index = target[labelled].long().unsqueeze(1)
     log_p_true = log_p.gather(1, index).squeeze(1)
-    share = torch.ones_like(log_p_true) if weights is None else weights[index.squeeze(1)]
-    return -(share * (1 - log_p_true.exp()).square() * log_p_true).sum() / share.sum().clamp_min(1e-6)
+    shares = _shares(target[labelled], weights)
+    return _mean(-(shares * (1 - log_p_true.exp()).square() * log_p_true).sum(), shares, total)
 
 
-def cross_entropy_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def cross_entropy_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None, total: Total = _of_own) -> Tensor:
     """The sum of cross-entropy and Dice, halved."""
-    return (cross_entropy(logits, target, weights) + dice(logits, target, weights)) / 2
+    return (cross_entropy(logits, target, weights, total) + dice(logits, target, weights, total)) / 2
 
 
 LOSSES: dict[str, Loss] = {

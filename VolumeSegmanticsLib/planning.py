@@ -102,7 +102,7 @@ def begin_or_resume(way: Way, facts: Callable[[], Identity], outputs: Sequence[P
             f"The volume does not fit into {way.settings.memory} of memory.",
             "Name an output file: then it goes part by part.",
         )
-    _check_writers(outputs, 3 * math.prod(divided.shape), allowed)
+    check_writers(outputs, 3 * math.prod(divided.shape), allowed)
     check_disk(divided, folder.parent)
     place = f'{memory.told(divided.disk_bytes)} in "{folder.name}"'
     report(Log("info", f"{divided.told()}, with {place} until it is done."))
@@ -119,8 +119,12 @@ def _planned(way: Way) -> tuple[Any, int]:
     return divided, allowed
 
 
-def _check_writers(outputs: Sequence[Path], needed: int, budget: int) -> None:
-    """Make sure that results are written some slices at a time, or that all of them fit into the memory."""
+def check_writers(outputs: Sequence[Path], needed: int, budget: int) -> None:
+    """Make sure that results are written some slices at a time, or that all of them fit into the memory.
+
+    Raises:
+        ResourceError: They do not.
+    """
     for path in outputs:
         if needed > budget and not io.writes_in_parts(path):
             raise ResourceError(
@@ -140,7 +144,7 @@ def budget(settings: PredictSettings) -> int:
         if allowed <= taken:
             raise ResourceError(
                 f"The program alone takes {memory.told(taken)}, and it is given {memory.told(allowed)}.",
-                f"Give it more, at least --memory {math.ceil(taken / 10**9) + 1}GB.",
+                f"Give it more memory, at least {math.ceil(taken / 10**9) + 1}GB.",
             )
         return allowed - taken
     return memory.free() // (2 if settings.fusion == "max" else 1)
@@ -156,7 +160,7 @@ def check_disk(divided: WrittenPlan, folder: Path) -> None:
     if free < needed:
         raise ResourceError(
             f"The prediction needs {memory.told(needed)} on the disk of {folder}, and {memory.told(free)} are free.",
-            "Free some space, write the result to another disk, or give more --memory.",
+            "Free some space, write the result to another disk, or give it more memory.",
         )
 
 

@@ -311,7 +311,8 @@ class Steps:
         """Tell that so many more are done."""
         self._done += count
         seconds = time.monotonic() - self._start
-        rest = seconds / (self._done - self._before) * (self._total - self._done)
+        own = self._done - self._before
+        rest = seconds / own * (self._total - self._done) if own else None
         self._report(Progress("predict", self._done, self._total, rest))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -221,6 +222,7 @@ class PredictSettings(Settings):
     precision: str = of_slices("auto", "Arithmetic; auto = float16 on CUDA, else float32.", choices=PRECISIONS)
     memory: str = setting("", 'Most that may be used, such as "4GB"; empty = half of what is free.')
     device: str = setting("auto", '"auto", "cpu", "cuda", "cuda:1", "mps".')
+    cluster: str = setting("", '"local:N" worker processes, or a dask scheduler, such as "tcp://host:8786".')
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -228,6 +230,7 @@ class PredictSettings(Settings):
             axis_letters(self.axes)
         if self.memory:
             memory.parse(self.memory)
+        local_workers(self.cluster)
 
 
 @dataclass(frozen=True, repr=False)
@@ -260,6 +263,16 @@ def axis_letters(axes: str) -> str:
     if not letters or len(set(letters)) < len(letters) or not set(letters) <= set(AXIS_LETTERS):
         raise SettingsError(f'The setting axes is "{axes}".', 'Use "all", or letters such as "z", "zy", "zyx".')
     return "".join(letter for letter in AXIS_LETTERS if letter in letters)
+
+
+def local_workers(cluster: str) -> int:
+    """Return how many worker processes of this machine a setting asks for; 0 where it names a scheduler, or none."""
+    found = re.fullmatch(r"local:([1-9]\d*)|\w+://\S+|", cluster)
+    if not found:
+        raise SettingsError(
+            f'The setting cluster is "{cluster}".', 'Use "local:N", or the address of a scheduler: "tcp://host:8786".'
+        )
+    return int(found[1] or 0)
 
 
 def augmentations(augment: str) -> tuple[str, ...]:

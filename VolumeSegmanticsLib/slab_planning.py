@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from . import devices
 from .big_prediction import predict_in_slabs
-from .blocks import Plan, Work, WrittenPlan, plan, tiles
+from .blocks import Plan, Work, WrittenPlan, in_slabs, plan, tiles
 from .dataset import plane_scale
 from .events import Report
 from .footprint import need_of, surely_fits
@@ -23,6 +24,7 @@ from .unfinished import Unfinished
 from .views import View, views
 from .volume import Volume
 
+_THICKEST_SPREAD = 32  # slices; as many as are written in one piece
 _LONG = 3.0  # s; what takes longer is not tried twice
 
 
@@ -60,6 +62,10 @@ class InSlabs:
     def plan(self, budget: int) -> Plan:
         """Divide the prediction so that it fits into a budget of bytes."""
         return plan(self.work, need_of(self.predictor), budget)
+
+    def spread(self, budget: int, at_once: int) -> Plan:
+        """Divide it for several processes, each with a budget of bytes: into thin slabs, so that all have work."""
+        return in_slabs(replace(self.work, thickest=_THICKEST_SPREAD), need_of(self.predictor), budget)
 
     def steps(self, divided: Plan) -> int:
         """Return how many slabs there are."""

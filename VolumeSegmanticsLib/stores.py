@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bricks import Bricks, Window
+from .bricks import Window
 from .io.lazy import LazyArray
 from .volume import Volume
 
@@ -20,39 +20,57 @@ _SAMPLED = 9  # slices that are looked at to know an image again, and to compare
 _SAMPLED_SIDE = 512  # px of them
 
 
+class Stored(Protocol):
+    """Values of all voxels, wherever they are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the volume."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of one value."""
+        ...
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """Return the values of a box."""
+        ...
+
+
 class Layers:
     """A result in bricks, read some slices at a time, which are kept: slices are mostly asked for in turn.
 
     Args:
-        bricks: What is stored.
+        stored: Mostly bricks.
         thickness: Slices that are read together.
         meaning: What becomes of stored values, slice by slice.
     """
 
-    def __init__(self, bricks: Bricks, thickness: int, meaning: Meaning) -> None:
-        self._bricks, self._thickness, self._meaning = bricks, thickness, meaning
-        self._start, self._layer = -1, np.empty((0, 0, 0), bricks.dtype)
+    def __init__(self, stored: Stored, thickness: int, meaning: Meaning) -> None:
+        self._stored, self._thickness, self._meaning = stored, thickness, meaning
+        self._start, self._layer = -1, np.empty((0, 0, 0), stored.dtype)
 
     def lazy(self) -> NDArray[np.uint8]:
         """Return the result as an array that reads what it is cut with."""
-        array: NDArray[np.uint8] = cast(Any, LazyArray(self._bricks.shape, np.dtype(np.uint8), self._read))
+        array: NDArray[np.uint8] = cast(Any, LazyArray(self._stored.shape, np.dtype(np.uint8), self._read))
         return array
 
     def _read(self, window: Window) -> NDArray[np.uint8]:
-        stored = self._stored(window)
-        told: NDArray[np.uint8] = np.empty(stored.shape, np.uint8)
-        for told_slice, stored_slice in zip(told, stored, strict=True):  # in between, values may be 8 times as wide
+        values = self._values(window)
+        told: NDArray[np.uint8] = np.empty(values.shape, np.uint8)
+        for told_slice, stored_slice in zip(told, values, strict=True):  # in between, values may be 8 times as wide
             told_slice[...] = self._meaning(stored_slice)
         return told
 
-    def _stored(self, window: Window) -> NDArray[Any]:
+    def _values(self, window: Window) -> NDArray[Any]:
         thick, (planes, rows, columns) = self._thickness, window
         first = planes.start // thick * thick
         if planes.stop > first + thick:
-            return self._bricks.read(window)
+            return self._stored.read(window)
         if first != self._start:
-            z, y, x = self._bricks.shape
-            self._layer = self._bricks.read((slice(first, min(first + thick, z)), slice(0, y), slice(0, x)))
+            z, y, x = self._stored.shape
+            self._layer = self._stored.read((slice(first, min(first + thick, z)), slice(0, y), slice(0, x)))
             self._start = first
         return self._layer[planes.start - first : planes.stop - first, rows, columns]
 

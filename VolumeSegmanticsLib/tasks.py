@@ -6,6 +6,7 @@ task      inputs                                     outputs
 train     images, labels (lists, in pairs),          model
           start_from (optional)
 predict   image, model, box (optional)               labels, confidence (optional)
+plan      image, model, box (optional)               seconds, memory_bytes, … (values)
 evaluate  prediction, truth                          folder
 constrain labels                                     labels
 simulate                                             image, strokes (if the settings want them)
@@ -80,6 +81,20 @@ def predict(job: Job, report: Report) -> dict[str, Any]:
     return {name: str(path) for name, path in outputs.items()}
 
 
+def plan(job: Job, report: Report) -> dict[str, Any]:
+    """Find out what it would take to segment an image; a few parts of it are tried."""
+    from . import api
+
+    report(Progress("try", 0, 0))
+    estimate = api.plan_prediction(
+        _path(job, job.inputs, "image"),
+        _path(job, job.inputs, "model"),
+        box=job.inputs.get("box"),
+        settings=PredictSettings.from_dict(job.settings),
+    )
+    return estimate.to_dict()
+
+
 def evaluate(job: Job, report: Report) -> dict[str, Any]:
     """Compare a prediction with the truth."""
     from . import api
@@ -147,6 +162,7 @@ def live(job: Job, report: Report, *, inbox: Inbox) -> dict[str, Any]:
 TASKS: dict[str, Callable[[Job, Report], dict[str, Any]]] = {
     "train": train,
     "predict": predict,
+    "plan": plan,
     "evaluate": evaluate,
     "constrain": constrain,
     "simulate": simulate_tomogram,

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import devices, metrics
+from . import devices, distributed, metrics
 from .augment import Augmentation
 from .checkpoint import Checkpoint, optimiser_tensors, prefixed, restore_optimiser, under
 from .dataset import ADVISED, CropSource
 from .errors import ModelError
 from .events import EpochEnded, Log, Progress, Report, ignore
+from .judging import dice_of_planes, much_worse
 from .learning_rate import STEPS, one_cycle, range_test
 from .losses import LOSSES, Loss, class_weights, off_edges
 from .models import Model, neighbours, standardised
@@ -53,15 +55,17 @@ class Fitted:
 class Clock:
     """Which part (0 … 1) of a run is over, by its steps or by its minutes, whichever comes first."""
 
-    def __init__(self, steps: int, minutes: float, *, used_seconds: float = 0.0) -> None:
+    def __init__(
+        self, steps: int, minutes: float, *, used_seconds: float = 0.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._steps, self._seconds = steps, minutes * 60
-        self._start = time.monotonic() - used_seconds
+        self._now, self._start = now, now() - used_seconds
         self._cut = 0.0
 
     @property
     def seconds(self) -> float:
         """Seconds since the start, those before a resume included."""
-        return time.monotonic() - self._start
+        return self._now() - self._start
 
     def part(self, step: int) -> float:
         """Return the part that is over after a number of steps."""
@@ -104,10 +108,13 @@ class Trainer:
         checkpoint: Checkpoint | None = None,
         after_epoch: Callable[[], object] = lambda: None,
     ) -> None:
-        self.model, self.source, self.settings, self.report = model, source, settings, report
+        self.team = distributed.current()
+        self.model, self.source, self.settings, self.report = model, source, settings, self.team.heard(report)
+        self.own = self.team.own(settings.batch_size)
         self.device = devices.choose(settings.device)
         self.dtype = devices.dtype(settings.precision, self.device, is_training=True)
         self.network = model.network.to(self.device)
+        self.learning = self.team.ready(self.network)
         self.checkpoint, self.after_epoch = checkpoint, after_epoch
         self.loss: Loss = LOSSES[_loss_name(settings.loss, source)]
         self.weights = self._class_weights()
@@ -125,12 +132,15 @@ class Trainer:
     def run(self) -> Fitted:
         """Train to the end; afterwards the model holds the best weights."""
         with shared_fairly(self.device) as self.adapt_threads:
-            return self._run()
+            fitted = self._run()
+        self.team.finish(self.network)
+        return fitted
 
     def _run(self) -> Fitted:
         self.optimiser = self._new_optimiser()
-        epoch, used_seconds = self._resume()
-        clock = Clock(self.settings.epochs * self.batches, self.settings.max_minutes, used_seconds=used_seconds)
+        epoch, used_seconds = self._resume_together()
+        steps = self.settings.epochs * self.batches
+        clock = Clock(steps, self.settings.max_minutes, used_seconds=used_seconds, now=self.team.now)
         if self.stalled_at:
             clock.go_on_at(JOINING_PART, self.stalled_at)
         self._freeze(self.frozen_part > 0)
@@ -154,6 +164,7 @@ class Trainer:
             if clock.part(step) < 1:
                 self._save(epoch, clock.seconds)
         self._keep_best()
+        self._leave_out_poor_planes()
         return self.fitted
 
     def _epoch(self, epoch: int, step: int, clock: Clock) -> tuple[float, int]:
@@ -163,7 +174,7 @@ class Trainer:
         self.adapt_threads()
         total = torch.zeros((), device=self.device)
         done = 0
-        for images, labels in self.source.batches(self.batches, self.settings.batch_size, self.augment, round=epoch):
+        for images, labels in self._batches(self.batches, epoch):
             part = clock.part(step)
             self._freeze(part < self.frozen_part)
             self._set_rate(self.fitted.learning_rate * one_cycle(part))
@@ -174,15 +185,20 @@ class Trainer:
                 break
         return float(total) / max(1, done), step
 
+    def _batches(self, count: int, round: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what this process learns of each batch."""
+        return self.source.batches(count, self.settings.batch_size, self.augment, round=round, own=self.own)
+
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Learn from one batch; return its loss."""
         images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         labels = labels.to(self.device, non_blocking=True)
         self.optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.network(standardised(images, self.source.intensity))
+            logits = self.learning(standardised(images, self.source.intensity))
         loss = self._loss_of(logits, labels)
         self.scaler.scale(loss + self._off_edges(images, logits)).backward()
+        self.team.meet()
         self.scaler.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.scaler.step(self.optimiser)
@@ -192,11 +208,11 @@ class Trainer:
     def _loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the labels, and of what was advised, which counts less."""
         is_advice = (labels >= ADVISED) & (labels != UNLABELLED)
-        loss = self.loss(logits, labels.masked_fill(is_advice, UNLABELLED), self.weights)
+        loss = self.loss(logits, labels.masked_fill(is_advice, UNLABELLED), self.weights, self.team.total)
         if not self.source.advisor:
             return loss
         advice = (labels - ADVISED).masked_fill(~is_advice, UNLABELLED)
-        return loss + self.settings.local_weight * self.loss(logits, advice, self.weights)
+        return loss + self.settings.local_weight * self.loss(logits, advice, self.weights, self.team.total)
 
     def _off_edges(self, images: Tensor, logits: Tensor) -> Tensor | float:
         """Return the penalty for edges of the answer that lie off those of the image, where only strokes are known."""
@@ -232,7 +248,10 @@ class Trainer:
                 logits = self.network(standardised(images.to(self.device), self.source.intensity)).float()
                 losses.append(float(self.loss(logits, labels, self.weights)))
                 confusion += _confusion(logits.argmax(dim=1), labels, len(classes))
-        return sum(losses) / len(losses), metrics.Scores(classes, confusion.numpy(), np.zeros(len(classes), np.int64))
+        numbers = torch.tensor([sum(losses) / len(losses), *confusion.flatten().tolist()], dtype=torch.float64)
+        loss, *counts = self.team.as_first(numbers).tolist()
+        told = np.array(counts, np.int64).reshape(confusion.shape)
+        return loss, metrics.Scores(classes, told, np.zeros(len(classes), np.int64))
 
     def _is_better(self, dice: float, loss: float | None) -> bool:
         """Tell whether a validation is better than all before; where the Dice is the same, by its loss."""
@@ -273,6 +292,30 @@ class Trainer:
             self.network.load_state_dict(self.best)
             self._settle()
 
+    def _leave_out_poor_planes(self) -> None:
+        """Have the model say that planes which it tells much worse than others are not to be asked for."""
+        looks = {letter: self.source.looks(letter) for letter in self.model.card.axes}
+        dice = dice_of_planes(looks, self._counted, self.model.card.classes) if len(looks) > 1 else {}
+        poor = much_worse(dice)
+        if poor:
+            told = ", ".join(f"{letter} {each:.2f}" for letter, each in dice.items())
+            self.report(
+                Log(
+                    "warning",
+                    f"Planes across {' and '.join(poor)} are told badly and left out of predictions (mean Dice of "
+                    f"labels in planes across {told}). Annotate a slice across {poor[0]} to have them learned.",
+                )
+            )
+            axes = "".join(letter for letter in self.model.card.axes if letter not in poor)
+            self.model.card = dataclasses.replace(self.model.card, axes=axes)
+
+    def _counted(self, images: Tensor, labels: Tensor) -> NDArray[np.int64]:
+        """Return counts (truth, prediction) over the labelled pixels of some images, as the first process has them."""
+        with torch.inference_mode():
+            logits = self.network(standardised(images.to(self.device), self.source.intensity))
+        counts = _confusion(logits.argmax(dim=1), labels.to(self.device), len(self.model.card.classes))
+        return self.team.as_first(counts.double()).numpy().astype(np.int64)
+
     def _has_gone_wrong(self) -> bool:
         """Tell whether held-out labels are told worse than before they were learned, which should be the other way."""
         return bool(self._validate()[1].mean_dice < self.fitted.scores["mean_dice"] - _WORSE)
@@ -295,7 +338,7 @@ class Trainer:
         """Run the range test on a copy of the weights; the network is as before afterwards."""
         self.report(Progress("learning rate", 0, 1))
         before = copy.deepcopy(self.network.state_dict())
-        batches = self.source.batches(STEPS, self.settings.batch_size, self.augment, round=0)
+        batches = self._batches(STEPS, 0)
         self.network.train()
 
         def step(rate: float) -> float:
@@ -339,7 +382,7 @@ class Trainer:
 
     def _save(self, epoch: int, seconds: float) -> None:
         """Keep the state, in case the run is interrupted."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.team.rank.is_first:
             return
         tensors = prefixed("network.", self.network.state_dict()) | prefixed("best.", self.best)
         facts = {
@@ -353,6 +396,17 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
         }
         self.checkpoint.save(tensors | prefixed("optimiser.", optimiser_tensors(self.optimiser)), facts)
+
+    def _resume_together(self) -> tuple[int, float]:
+        """Go on where all processes were, see ``_resume``."""
+        epoch, seconds = self._resume()
+        if int(self.team.as_first(torch.tensor([epoch], dtype=torch.float64))) != epoch:
+            raise ModelError(
+                "Not all processes find the same unfinished training.",
+                "Write the model to a disk that all machines share, or delete what is unfinished.",
+            )
+        self.team.meet()
+        return epoch, seconds
 
     def _resume(self) -> tuple[int, float]:
         """Go on from the checkpoint where there is one; return how many epochs are over, and their seconds."""

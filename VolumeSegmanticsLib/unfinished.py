@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
@@ -16,7 +16,11 @@ from .jobs import write_atomically
 BRICKS = ".bricks"
 """Suffix of the files that hold voxels."""
 
+MODEL, SESSION = "model.safetensors", ".session"
+"""What workers of a cluster find there too: the model, and a file whose name is that of the process that sends them."""
+
 _FILE = "progress.json"
+_OTHERS = (f"*{BRICKS}", MODEL, f"*{SESSION}", ".*.tmp")
 _VERSION = 1
 
 Identity = dict[str, Any]
@@ -32,12 +36,14 @@ class Unfinished(Generic[AnyPlan]):
         identity: What it is about.
         plan: How it is done.
         done: Slabs or boxes that are finished, in the order of the plan.
+        ahead: Those beyond that are finished too, where several are worked on together.
     """
 
     folder: Path
     identity: Identity
     plan: AnyPlan
     done: int = 0
+    ahead: list[int] = field(default_factory=list)
 
     @staticmethod
     def folder_of(output: Path) -> Path:
@@ -53,7 +59,8 @@ class Unfinished(Generic[AnyPlan]):
             known = json.loads((folder / _FILE).read_text("utf-8"))
             other = [name for name in identity if known["identity"].get(name) != identity[name]]
             if known["version"] == _VERSION and not other:
-                return cls(folder, identity, kind.from_dict(known["plan"]), int(known["done"]))
+                plan, ahead = kind.from_dict(known["plan"]), [int(number) for number in known.get("ahead", [])]
+                return cls(folder, identity, plan, int(known["done"]), ahead)
             what = f"with another {other[0]}" if other else "of another version"
         except (OSError, ValueError, KeyError, TypeError):
             what = "that cannot be read"
@@ -78,13 +85,33 @@ class Unfinished(Generic[AnyPlan]):
 
     def keep(self) -> None:
         """Write down how far it has come."""
-        facts = {"version": _VERSION, "done": self.done, "identity": self.identity, "plan": self.plan.to_dict()}
+        facts = {
+            "version": _VERSION, "done": self.done, "ahead": self.ahead, "identity": self.identity,
+            "plan": self.plan.to_dict(),
+        }  # fmt: skip
         write_atomically(self.folder / _FILE, json.dumps(facts, indent=1))
 
     def finished_one(self) -> None:
         """Write down that one more is done."""
         self.done += 1
         self.keep()
+
+    def finished(self, number: int) -> None:
+        """Write down that one is done, whichever it is."""
+        self.ahead = sorted({*self.ahead, number})
+        while self.ahead and self.ahead[0] == self.done:
+            self.done += 1
+            del self.ahead[0]
+        self.keep()
+
+    def is_done(self, number: int) -> bool:
+        """Tell whether one is finished."""
+        return number < self.done or number in self.ahead
+
+    @staticmethod
+    def has_begun(folder: Path) -> bool:
+        """Tell whether a folder holds a run with a plan."""
+        return (folder / _FILE).exists()
 
     def remove(self) -> None:
         """Delete everything: the run is over."""
@@ -93,7 +120,8 @@ class Unfinished(Generic[AnyPlan]):
 
 def remove(folder: Path) -> None:
     """Delete the files of an unfinished prediction, its facts first, and the folder if nothing else lies there."""
-    for path in (folder / _FILE, *folder.glob(f"*{BRICKS}"), *folder.glob(".*.tmp")):
+    others = (path for pattern in _OTHERS for path in folder.glob(pattern))
+    for path in (folder / _FILE, *others):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()

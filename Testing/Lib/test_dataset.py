@@ -8,7 +8,16 @@ import pytest
 
 from VolumeSegmanticsLib import dataset
 from VolumeSegmanticsLib.augment import Augmentation
-from VolumeSegmanticsLib.dataset import CropPlace, CropShape, CropSource, Example, crop_size, cut, neighbours_of
+from VolumeSegmanticsLib.dataset import (
+    CropPlace,
+    CropShape,
+    CropSource,
+    Example,
+    crop_size,
+    cut,
+    neighbours_of,
+    wider_sizes,
+)
 from VolumeSegmanticsLib.intensity import Intensity
 from VolumeSegmanticsLib.settings import AUGMENTATIONS
 from VolumeSegmanticsLib.slicing import HoldOut, Slab
@@ -243,6 +252,35 @@ def test_only_the_planes_that_are_asked_for_are_cut(rng):
     labels = rng.integers(0, 2, (9, 9, 9)).astype(np.uint8)
     for images, _ in source_of(labels, image=image, axes="z").batches(5, 4, PLAIN, round=1):
         assert float((images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3))).max()) == 0
+
+
+def test_some_batches_have_fewer_wider_crops_of_as_many_pixels():
+    source = source_of(np.indices((24, 40, 44)).sum(axis=0).astype(np.uint8) % 2, size=8)
+    source.wider = (16, 24)  # of the widest, one would do for so many pixels: too few for a batch
+    shapes = [tuple(labels.shape) for _, labels in source.batches(200, 8, PLAIN, round=1)]
+    assert set(shapes) == {(8, 8, 8), (2, 16, 16)}
+    assert 30 < shapes.count((2, 16, 16)) < 70
+
+
+def test_wider_crops_are_no_wider_than_planes():
+    def wider(side):
+        zeros = np.zeros((4, side, side), np.uint8)
+        examples = [Example(Volume.of(zeros), zeros, "z")]
+        return wider_sizes(examples, crop_size(examples, 64, 32), 32)
+
+    assert [wider(side) for side in (500, 120, 96, 64, 20)] == [(128, 160), (128,), (96,), (), ()]
+
+
+@EACH_AXIS
+def test_planes_are_looked_at_across_the_axis_that_is_asked_for(axis, one_voxel):
+    source = source_of(one_voxel, size=8, image=np.indices(one_voxel.shape)[axis].astype(np.float32))
+    source.widest = 64
+    looks = list(source.looks("zyx"[axis]))
+    assert len(looks) > 1
+    for image, labels in looks:
+        assert image.shape == (1, 1, 64, 64)
+        assert float(image.max()) == float(image.min())  # grey values tell the place along the axis
+        assert (labels == 1).any()
 
 
 def test_several_volumes_of_different_shapes_share_the_batches(rng):

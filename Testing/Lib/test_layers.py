@@ -25,16 +25,17 @@ SLICER = ("slicer", "vtk", "qt", "ctk", "vtkmodules", "PythonQt")
 LAYERS = (
     # 0: the standard library; these import before anything is pip-installed
     ("errors", "classes", "memory", "settings", "events", "card", "jobs", "messages", "process_tree", "launch",
-     "watch"),
+     "ranks", "watch"),
     # 1: what 3D Slicer ships
     ("volume", "box", "io", "intensity", "views", "blocks", "boxes", "bricks", "stores", "unfinished", "slicing",
      "fusion", "constraints", "separate", "measure", "metrics", "orientation", "overview", "rarity", "room",
      "simulate", "sparse_labels"),
     # 2: networks
-    ("augment", "checkpoint", "dataset", "devices", "features", "models", "losses", "learning_rate", "prepare",
-     "settling", "threads", "training", "prediction", "footprint", "big_prediction", "big_local_prediction",
-     "slab_planning", "box_planning", "planning", "preview", "neighbourhoods", "local_fitting", "advice",
-     "local_learning", "local_training", "local_prediction", "kept_features",
+    ("augment", "checkpoint", "dataset", "devices", "distributed", "features", "models", "losses", "learning_rate",
+     "prepare", "judging", "settling", "threads", "training", "prediction", "footprint", "big_prediction",
+     "big_local_prediction",
+     "slab_planning", "box_planning", "planning", "parts", "orders", "preview", "neighbourhoods", "local_fitting",
+     "advice", "local_learning", "local_training", "local_prediction", "kept_features",
      "live_prediction", "live_strokes", "live_learning", "live"),
     # 3: composition
     ("tasks", "worker", "cli", "report", "cluster", "api", "demo", "progress", "__main__"),

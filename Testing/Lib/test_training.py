@@ -202,6 +202,25 @@ def test_an_end_that_makes_the_model_worse_is_taken_back(is_spoilt, a_trainer, m
     assert trainer._validate()[1].mean_dice > trainer.fitted.scores["mean_dice"] - 0.1
 
 
+def test_planes_that_are_told_badly_are_left_out_of_predictions(a_trainer, monkeypatch, heard):
+    monkeypatch.setattr(training, "dice_of_planes", lambda *_: {"z": 0.95, "y": 0.42, "x": 0.9})
+    trainer = a_trainer(report=heard.append, epochs=1)
+    trainer.run()
+    assert trainer.model.card.axes == "zx"
+    said = [event.text for event in heard if isinstance(event, Log) and event.level == "warning"]
+    assert any("across y are told badly" in text and "y 0.42" in text for text in said)
+
+
+def test_planes_that_are_told_well_are_kept(a_trainer):
+    trainer = a_trainer(epochs=12, crops_per_epoch=48)
+    trainer.run()
+    looks = {letter: trainer.source.looks(letter) for letter in "zyx"}
+    dice = training.dice_of_planes(looks, trainer._counted, trainer.model.card.classes)
+    assert dice.keys() == set("zyx")
+    assert min(dice.values()) > 0.7
+    assert trainer.model.card.axes == "zyx"
+
+
 def test_a_time_limit_ends_the_run(a_scene, train):
     trained = train(a_scene.image, a_scene.slices, epochs=10_000, max_minutes=0.02)
     assert 1 <= len(trained.card.history) < 100
@@ -219,15 +238,14 @@ def test_progress_counts_up_to_its_total(a_scene, train, heard):
     assert steps[-1].total == 8
 
 
-def test_a_clock_runs_by_steps_or_by_minutes_whichever_is_sooner(monkeypatch):
+def test_a_clock_runs_by_steps_or_by_minutes_whichever_is_sooner():
     now = [100.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-    clock = Clock(200, minutes=1.0)
+    clock = Clock(200, minutes=1.0, now=lambda: now[0])
     assert clock.part(50) == 0.25
     now[0] += 45
     assert clock.part(50) == 0.75
     assert clock.eta_seconds(50) == pytest.approx(15)
-    assert Clock(200, minutes=1.0, used_seconds=30).part(0) == 0.5
+    assert Clock(200, minutes=1.0, used_seconds=30, now=lambda: now[0]).part(0) == 0.5
     assert Clock(200, minutes=0.0).part(500) == 1.0
     assert clock_total(50, Clock(200, minutes=0.0)) == 200
 

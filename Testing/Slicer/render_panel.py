@@ -29,6 +29,7 @@ SHAPE = (12, 40, 48)
 
 def states(hand, volume_name="Fibre composite"):
     """Bring the panel from one state to the next, and yield the name of each."""
+    from VolumeSegmanticsSlicer.pace import Pace
     from VolumeSegmanticsSlicer.states import Phase, State
 
     yield "1-empty"
@@ -43,7 +44,7 @@ def states(hand, volume_name="Fibre composite"):
         EpochEnded(n, 1.1 / n**0.6, 1.2 / n**0.5, None if n == 1 else 1 - 0.8 / n**0.7, 1e-3, True)
         for n in range(1, 19)
     )
-    training = State(Phase.RUNNING, "train", Path("/tmp"), "train", 700, 1600, 97.0, epochs)
+    training = State(Phase.RUNNING, "train", Path("/tmp"), "train", 700, 1600, Pace(0.58, 97.0), epochs)
     yield from shown(hand, "4-training", training)
     yield from shown(hand, "5-stopping", replace(training, phase=Phase.STOPPING))
     died = Failed(

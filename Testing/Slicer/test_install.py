@@ -179,7 +179,7 @@ def test_readers_that_slicer_itself_needs_are_looked_for_here_too(tmp_path, monk
     python = python_with(tmp_path, f"print('\\n@' + {json.dumps(answer)!r})")
     monkeypatch.setattr(requirements, "_of_this_process", lambda: ({"numpy": "2.0", "scipy": "1.13"}, {}))
     names = {one.name for one in missing(python) if not one.of_worker}
-    assert names == {"SimpleITK", "pynrrd"}
+    assert names == {"SimpleITK"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -16,6 +17,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="needs Qt and the system's libra
 
 from VolumeSegmanticsSlicer.results import is_result  # noqa: E402
 from VolumeSegmanticsSlicer.states import Phase  # noqa: E402
+from VolumeSegmanticsSlicer.wording import BAR_STEPS  # noqa: E402
 
 from VolumeSegmanticsLib.settings import PredictSettings, TrainSettings  # noqa: E402
 
@@ -24,6 +26,7 @@ BUTTONS_WITHOUT_ANYTHING = {
     "newRegionButton": "Choose a volume first.",
     "trainButton": "No input volume is chosen.",
     "predictButton": "No input volume is chosen.",
+    "planButton": "No input volume is chosen.",
     "predictFileButton": "No model is chosen.",
     "predictFolderButton": "No model is chosen.",
     "leastCertainButton": "Predict first",
@@ -95,7 +98,7 @@ def test_training_ends_with_a_model_that_is_chosen_and_curves_that_are_seen(a_tr
     assert ui.modelComboBox.currentText() == "Scan"
     assert not ui.lossChart.pixmap().isNull()
     assert "The model is trained" in a_trained_hand.status
-    assert ui.progressBar.value() == ui.progressBar.maximum() == 1
+    assert ui.progressBar.value() == ui.progressBar.maximum() == BAR_STEPS
 
 
 def test_a_second_model_gets_a_number_and_the_newest_comes_first(a_trained_hand):
@@ -184,6 +187,61 @@ def test_the_panel_goes_on_in_the_next_scene(a_trained_hand, a_scene, a_grid):
     assert a_trained_hand.ui.segmentEditor.segmentation.GetName() == "Next strokes"
 
 
+def test_another_scene_knows_nothing_of_the_last_ones_jobs(a_trained_hand, a_scene):
+    assert "The model is trained" in a_trained_hand.status
+    a_trained_hand.scene.mrml.Clear(0)
+    a_trained_hand.live()
+    assert (a_trained_hand.status, a_trained_hand.ui.progressBar.value()) == ("Ready.", 0)
+    assert not a_trained_hand.ui.lossChart.isVisibleTo(a_trained_hand.widget.ui_root)
+    assert a_trained_hand.reason("openLogButton") == ""
+
+
+def test_a_scene_that_is_read_knows_nothing_of_a_job_that_was_stopped_for_it(
+    a_hand, strokes_in_panel, a_quick_starter, a_scene, tmp_path
+):
+    path = a_scene.save(tmp_path / "scene.mrml")
+    a_quick_starter.behaviour = "report forever"
+    a_hand.press("trainButton")
+    a_hand.live(0.3)
+    a_scene.mrml.Clear(0)
+    a_hand.wait_for_the_end()
+    assert "The scene was closed" in a_hand.status
+    a_scene.merge(path)
+    a_hand.live()
+    assert a_hand.status == "Ready."
+
+
+def test_what_a_prediction_would_take_is_told_until_something_else_is_chosen(a_trained_hand):
+    label = a_trained_hand.ui.planLabel
+    assert not label.isVisibleTo(a_trained_hand.widget.ui_root)
+    a_trained_hand.press("planButton")
+    assert a_trained_hand.wait_for_the_end().phase is Phase.DONE, a_trained_hand.status
+    assert label.isVisibleTo(a_trained_hand.widget.ui_root)
+    assert label.text() == "About 2 min, 1.3 GB of memory; without reading and writing."
+    assert a_trained_hand.status == label.text()
+    a_trained_hand.choose("qualityComboBox", "high")
+    assert not label.isVisibleTo(a_trained_hand.widget.ui_root)
+    assert a_trained_hand.parameters.chosen("result") is None
+
+
+def test_a_prediction_that_cannot_be_is_refused_by_the_estimate_with_a_remedy(a_trained_hand):
+    a_trained_hand.parameters.keep(PredictSettings(memory="1 B"))
+    a_trained_hand.press("planButton")
+    assert a_trained_hand.wait_for_the_end().phase is Phase.FAILED
+    assert "The program alone takes 300 MB" in a_trained_hand.status
+    assert "Give it more." in a_trained_hand.status
+
+
+def test_an_estimate_can_be_cancelled(a_trained_hand, a_quick_starter):
+    a_quick_starter.behaviour = "report forever"
+    a_trained_hand.press("planButton")
+    a_trained_hand.live(0.3)
+    assert a_trained_hand.ui.planButton.text() == "Cancel"
+    a_trained_hand.press("planButton")
+    assert a_trained_hand.wait_for_the_end().phase is Phase.CANCELLED
+    assert a_trained_hand.ui.planButton.text() == "Estimate"
+
+
 def test_a_prediction_becomes_the_result_with_its_confidence(a_predicted_hand):
     result, confidence = (a_predicted_hand.parameters.chosen(role) for role in ("result", "confidence"))
     assert result.GetName() == "Scan segmentation"
@@ -191,6 +249,15 @@ def test_a_prediction_becomes_the_result_with_its_confidence(a_predicted_hand):
     assert is_result(confidence)
     assert a_predicted_hand.ui.show3DButton.node is result
     assert a_predicted_hand.ui.show3DButton.isEnabled()
+
+
+def test_the_3d_views_turn_to_a_result_once(a_predicted_hand, monkeypatch):
+    turned = []
+    views = SimpleNamespace(resetThreeDViews=lambda: turned.append("views"))
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: views)
+    for is_shown in (True, False, True):
+        a_predicted_hand.ui.show3DButton.toggled.emit(is_shown)
+    assert turned == ["views"]
 
 
 def test_predicting_again_refills_the_result_and_new_makes_another(a_predicted_hand):
@@ -406,6 +473,10 @@ def an_image_file(a_folder, a_grid):
     return io.write_volume(a_folder / "big.nrrd", Volume(np.arange(336, dtype=np.int16).reshape(6, 7, 8), a_grid))
 
 
+def test_the_quick_preset_is_seen_before_there_is_a_volume(a_hand):
+    assert a_hand.ui.presetComboBox.currentData() == "quick"
+
+
 def test_a_scene_begins_with_the_quick_preset_and_remembers_another_one(a_hand, a_scene, a_grid, tmp_path):
     a_scene.new_volume(np.zeros((6, 7, 8), np.uint8), a_grid, "First")
     a_hand.live()
@@ -428,6 +499,16 @@ def test_the_preset_and_the_form_below_advanced_are_the_same_settings(a_hand):
     a_hand.press("defaultsButton")
     assert a_hand.ui.presetComboBox.currentText() == "Balanced"
     assert a_hand.parameters.settings(TrainSettings) == TrainSettings()
+
+
+def test_settings_that_a_model_does_not_have_are_off_and_fall_back(a_hand):
+    a_hand.choose("presetComboBox", "balanced")
+    a_hand.setting("train.epochs").setValue(7)
+    assert "unet2d has no such setting" in a_hand.setting("train.members").toolTip()
+    a_hand.setting("train.model").setCurrentIndex(a_hand.setting("train.model").findData("local"))
+    assert a_hand.parameters.settings(TrainSettings) == TrainSettings(model="local")
+    assert not a_hand.setting("train.epochs").isEnabled()
+    assert a_hand.setting("train.members").isEnabled()
 
 
 def test_a_setting_that_cannot_be_is_told_and_taken_back(a_hand):

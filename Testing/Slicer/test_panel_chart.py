@@ -140,3 +140,19 @@ def test_numbers_cannot_leave_their_range_and_say_it_with_their_unit(a_form):
     crop.setValue(1)
     assert crop.value() == 32
     assert "From 32 to 4096 px. Default: 64 px." in crop.toolTip()
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "suffix"),
+    [(1, "slices", " slice"), (2, "slices", " slices"), (0, "rounds", " rounds"), (1, "px", " px"), (1, "", "")],
+)
+def test_a_unit_is_in_the_plural_where_that_is_right(number, unit, suffix):
+    from VolumeSegmanticsSlicer.settings_form import suffix_of
+
+    assert suffix_of(number, unit) == suffix
+
+
+def test_a_number_is_shown_with_the_unit_that_fits_it(a_form):
+    for number, text in ((1, "1 slice"), (3, "3 slices")):
+        a_form.show(TrainSettings(model="unet25d", neighbours=number))
+        assert widget(a_form, "neighbours").text() == text

@@ -21,9 +21,10 @@ from VolumeSegmanticsSlicer.accelerators import ALWAYS, Device, DeviceQuery, car
 from VolumeSegmanticsSlicer.guidance import least_certain  # noqa: E402
 from VolumeSegmanticsSlicer.model_files import free_path, models_in, new_model, remove_models  # noqa: E402
 from VolumeSegmanticsSlicer.nodes import grid_of  # noqa: E402
+from VolumeSegmanticsSlicer.pace import Pace  # noqa: E402
 from VolumeSegmanticsSlicer.parameters import Parameters  # noqa: E402
 from VolumeSegmanticsSlicer.preparation import Preparation  # noqa: E402
-from VolumeSegmanticsSlicer.presets import CUSTOM, DECIDED, PRESETS, preset_of, with_preset  # noqa: E402
+from VolumeSegmanticsSlicer.presets import CUSTOM, PRESETS, preset_of, with_preset  # noqa: E402
 from VolumeSegmanticsSlicer.results import show_labels  # noqa: E402
 from VolumeSegmanticsSlicer.segmentations import labels_of  # noqa: E402
 from VolumeSegmanticsSlicer.slice_views import new_region, show_place, slice_in_view  # noqa: E402
@@ -43,9 +44,10 @@ def test_the_defaults_of_the_library_are_the_balanced_preset():
     assert preset_of(TrainSettings()) == "balanced"
 
 
-def test_a_preset_leaves_all_other_settings_as_they_are():
-    settings = with_preset(TrainSettings(seed=7, loss="focal"), "thorough")
-    assert (settings.seed, settings.loss, settings.model) == (7, "focal", "unet25d")
+def test_a_preset_leaves_the_device_and_what_unpainted_means():
+    settings = with_preset(TrainSettings(device="cpu", unpainted="background", loss="focal"), "thorough")
+    assert (settings.device, settings.unpainted, settings.loss) == ("cpu", "background", "auto")
+    assert preset_of(settings) == "thorough"
 
 
 def test_going_from_preset_to_preset_leaves_nothing_of_the_first():
@@ -58,20 +60,29 @@ def test_what_does_not_go_with_a_presets_model_falls_back():
     assert (settings.model, settings.neighbours, settings.unpainted) == ("unet2d", 1, "background")
 
 
-def test_another_value_of_a_decided_setting_is_custom():
-    assert "epochs" in DECIDED
-    assert preset_of(TrainSettings(epochs=13)) == CUSTOM
+OTHERS = {"epochs": 13, "encoder": "resnet18", "crop_size": 96, "seed": 7}
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_any_other_setting_is_no_presets(field):
+    assert preset_of(TrainSettings(**{field: OTHERS[field]})) == CUSTOM
+
+
+def test_a_setting_that_the_model_of_a_preset_does_not_have_is_no_presets():
+    assert preset_of(dataclasses.replace(with_preset(TrainSettings(), "quick"), members=8)) == CUSTOM
 
 
 # The status line
 
 EPOCH = EpochEnded(3, 0.5, 0.6, 0.75, 1e-3, True)
-RUNNING = State(Phase.RUNNING, "train", Path("/job"), "train", 3, 12, 90.0, (EPOCH,))
+RUNNING = State(Phase.RUNNING, "train", Path("/job"), "train", 3, 12, Pace(0.25, 90.0), (EPOCH,))
 LINES = {
     "Ready.": State(),
     "Training …": State(Phase.RUNNING, "train", Path("/job")),
     "Training: trying learning rates": State(Phase.RUNNING, "train", Path("/job"), "learning rate"),
     "Training: epoch 3, loss 0.500, Dice 0.750, 2 min left": RUNNING,
+    "Live mode: writing the result": State(Phase.RUNNING, "live", Path("/job"), "write"),
+    "Estimating: trying a few parts": State(Phase.RUNNING, "plan", Path("/job"), "try"),
     "Stopping …": dataclasses.replace(RUNNING, phase=Phase.STOPPING),
     "The model is trained. Best Dice 0.750.": RUNNING.after(Finished()),
     "Too dark. Buy a lamp.": RUNNING.after(Failed("input", "Too dark.", "Buy a lamp.")),
@@ -88,6 +99,18 @@ def test_a_state_in_words(line):
     assert wording.headline(LINES[line]) == line
 
 
+@pytest.mark.parametrize(
+    ("seconds", "disk", "words"),
+    [
+        (0.4, 0, "1 s, 1.3 GB of memory"),
+        (7260, 64e9, "2 h 01 min, 1.3 GB of memory, 64 GB on the disk until it is done"),
+    ],
+)
+def test_the_cost_of_a_prediction_in_words(seconds, disk, words):
+    told = wording.cost({"seconds": seconds, "memory_bytes": 1.3e9, "disk_bytes": disk})
+    assert told == f"About {words}; without reading and writing."
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (59, "59 s"), (61, "1 min"), (3599, "1 h 00 min")])
 def test_a_time_in_words(seconds, words):
     assert wording.duration(seconds) == words
@@ -96,12 +119,11 @@ def test_a_time_in_words(seconds, words):
 @pytest.mark.parametrize(
     ("state", "bar"),
     [
-        (State(), (0, 1)),
-        (RUNNING, (3, 12)),
-        (dataclasses.replace(RUNNING, done=0, total=0), (0, 0)),
-        (dataclasses.replace(RUNNING, done=13), (12, 12)),
-        (RUNNING.after(Finished()), (1, 1)),
-        (RUNNING.after(WasCancelled()), (0, 1)),
+        (State(), (0, 1000)),
+        (RUNNING, (250, 1000)),
+        (State(Phase.RUNNING, "evaluate", Path("/job")), (0, 0)),
+        (RUNNING.after(Finished()), (1000, 1000)),
+        (RUNNING.after(WasCancelled()), (0, 1000)),
     ],
 )
 def test_the_bar_of_a_state(state, bar):

@@ -14,7 +14,7 @@ from VolumeSegmanticsLib.errors import Cancelled
 
 ROOT = Path(__file__).parents[2]
 NEEDS = {
-    "scan.nrrd": {"pynrrd"},
+    "scan.nrrd": set(),
     "scan.MRC": {"mrcfile"},
     "scan.tif": {"tifffile", "imagecodecs"},
     "scan.nxs": {"h5py"},

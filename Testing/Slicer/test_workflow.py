@@ -27,6 +27,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 from VolumeSegmanticsSlicer import runner  # noqa: E402
 from VolumeSegmanticsSlicer.accepting import Region  # noqa: E402
 from VolumeSegmanticsSlicer.nodes import as_array, grid_of  # noqa: E402
+from VolumeSegmanticsSlicer.pace import Pace  # noqa: E402
 from VolumeSegmanticsSlicer.results import provenance_of, show_labels  # noqa: E402
 from VolumeSegmanticsSlicer.segmentations import labels_of  # noqa: E402
 from VolumeSegmanticsSlicer.starting import STAGE, THREAD_NAME, Starting  # noqa: E402
@@ -175,7 +176,7 @@ def test_events_fold_into_what_a_panel_draws(tmp_path):
     state = State(Phase.RUNNING, "train", tmp_path)
     for event in (Log("info", "hello"), Progress("train", 3, 8, 12.5), first, second, Preview("/a.png")):
         state = state.after(event)
-    assert (state.stage, state.done, state.total, state.seconds_left) == ("train", 3, 8, 12.5)
+    assert (state.stage, state.done, state.total) == ("train", 3, 8)
     assert (state.epochs, state.epoch, state.best_dice) == ((first, second), 2, 0.5)
     assert (state.preview, state.log, state.is_running) == ("/a.png", ("hello",), True)
     assert state.log_path == tmp_path / "log.txt"
@@ -190,7 +191,7 @@ def test_events_fold_into_what_a_panel_draws(tmp_path):
     ],
 )
 def test_a_terminal_event_ends_the_job(ending, phase):
-    state = State(Phase.RUNNING, seconds_left=3).after(ending)
+    state = State(Phase.RUNNING, pace=Pace(seconds_left=3)).after(ending)
     assert (state.phase, state.is_running, state.seconds_left) == (phase, False, None)
     assert state.outputs == (ending.outputs if phase is Phase.DONE else {})
     assert state.error == (ending if phase is Phase.FAILED else None)

@@ -68,7 +68,7 @@ class AdvancedSection(Section):
 
     def _keep(self, kind: type[Settings], name: str, value: Any) -> None:
         parameters = self._panel.parameters
-        parameters.keep(dataclasses.replace(parameters.settings(kind), **{name: value}))
+        parameters.keep(_with(parameters.settings(kind), name, value))
 
     def _restore_defaults(self) -> None:
         for kind in self._forms:
@@ -94,3 +94,12 @@ class AdvancedSection(Section):
         question = _('Delete all models in "{folder}"? This cannot be undone.').format(folder=folder)
         if self._panel.confirm(question):
             self._panel.status.say(_("{n} files were deleted.").format(n=remove_models(folder)))
+
+
+def _with(settings: Settings, name: str, value: Any) -> Settings:
+    """Return settings with another value; what another model does not have falls back to its default."""
+    if name != "model":
+        return dataclasses.replace(settings, **{name: value})
+    models = {field.name: field.metadata["models"] for field in dataclasses.fields(settings)}
+    kept = {field: old for field, old in settings.changed().items() if not models[field] or value in models[field]}
+    return type(settings)(**{**kept, "model": value})

@@ -135,14 +135,26 @@ def predict_job(
     write: Write = now,
 ) -> Job:
     """Write a job that segments a volume node, or a box of it only."""
-    image, part = images.file_of(volume_node, folder, box, write=write)
-    inputs: dict[str, Any] = {"image": _told(image, folder), "model": str(Path(model).absolute())}
-    if box is not None:
-        inputs["box"] = box.seen_from(part.start).spans
+    inputs = _inputs_of_prediction(folder, volume_node, model, images, box, write)
     outputs = {"labels": _output(output, RESULT_FILE)}
     if confidence:
         outputs["confidence"] = CONFIDENCE_FILE if confidence is True else str(Path(confidence).absolute())
     return Job.create(folder, task="predict", settings=settings.to_dict(), inputs=inputs, outputs=outputs)
+
+
+def plan_job(
+    folder: Path,
+    volume_node: Node,
+    model: AnyPath,
+    settings: PredictSettings,
+    images: Images,
+    *,
+    box: Box | None = None,
+    write: Write = now,
+) -> Job:
+    """Write a job that finds out what it would take to segment a volume node, or a box of it only."""
+    inputs = _inputs_of_prediction(folder, volume_node, model, images, box, write)
+    return Job.create(folder, task="plan", settings=settings.to_dict(), inputs=inputs)
 
 
 def live_job(
@@ -211,6 +223,16 @@ def constrain_job(
     write(lambda: io.write_labels(folder / PREDICTION_FILE, before.labels(report)))
     inputs, outputs = {"labels": PREDICTION_FILE}, {"labels": RESULT_FILE}
     return Job.create(folder, task="constrain", settings=settings.to_dict(), inputs=inputs, outputs=outputs)
+
+
+def _inputs_of_prediction(
+    folder: Path, volume_node: Node, model: AnyPath, images: Images, box: Box | None, write: Write
+) -> dict[str, Any]:
+    image, part = images.file_of(volume_node, folder, box, write=write)
+    inputs: dict[str, Any] = {"image": _told(image, folder), "model": str(Path(model).absolute())}
+    if box is not None:
+        inputs["box"] = box.seen_from(part.start).spans
+    return inputs
 
 
 def _told(path: Path, folder: Path) -> str:

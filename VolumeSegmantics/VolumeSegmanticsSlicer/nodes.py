@@ -19,7 +19,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.errors import InputError, VolumeSegmanticsError
-from VolumeSegmanticsLib.io import nrrd
+from VolumeSegmanticsLib.io import nrrd, nrrd_header
 from VolumeSegmanticsLib.io.family import MOST_CHANNELS
 from VolumeSegmanticsLib.volume import Grid, Volume
 
@@ -211,8 +211,8 @@ def _is_mappable(path: Path) -> bool:
     if path.suffix.lower() not in nrrd.FAMILY.suffixes:
         return path.suffix.lower() == ".npy"
     try:
-        return nrrd.read_fields(path)[0].get("encoding", "").lower() == "raw"
-    except Exception:  # pynrrd raises its own, and a file that it cannot read is copied
+        return nrrd_header.read_fields(path)[0].get("encoding", "").lower() == "raw"
+    except (VolumeSegmanticsError, ValueError, OSError):  # a file that cannot be read is copied
         return False
 
 

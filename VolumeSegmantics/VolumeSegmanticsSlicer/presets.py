@@ -1,16 +1,11 @@
-"""Quick, balanced, thorough: a word for a few training settings that go together.
-
-A preset decides only the settings that some preset names; everything else stays as the user has it.
-"""
+"""Quick, balanced, thorough: a word for training settings that go together."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from VolumeSegmanticsLib.errors import SettingsError
 from VolumeSegmanticsLib.settings import MODELS, TrainSettings
 
 CUSTOM = "custom"
@@ -51,28 +46,16 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-DECIDED = tuple(dict.fromkeys(name for preset in PRESETS.values() for name in preset.values))
-"""The settings that some preset names."""
+KEPT = ("unpainted", "device")
+"""The settings that no preset says anything about: they belong to the strokes and to the computer."""
 
 
 def preset_of(settings: TrainSettings) -> str:
-    """Return the name of the preset that settings follow, or ``"custom"``."""
-    for name, preset in PRESETS.items():
-        if all(getattr(settings, field) == value for field, value in _values(preset).items()):
-            return name
-    return CUSTOM
+    """Return the name of the preset whose settings these are, or ``"custom"``."""
+    return next((name for name in PRESETS if with_preset(settings, name) == settings), CUSTOM)
 
 
 def with_preset(settings: TrainSettings, name: str) -> TrainSettings:
-    """Return settings with a preset's; what does not go with its model falls back to its default."""
-    wanted = _values(PRESETS[name])
-    try:
-        return dataclasses.replace(settings, **wanted)
-    except SettingsError:
-        return TrainSettings(**{"unpainted": settings.unpainted, "device": settings.device, **wanted})
-
-
-def _values(preset: Preset) -> dict[str, Any]:
-    """Return what a preset says about every setting that presets decide."""
-    defaults = TrainSettings()
-    return {name: preset.values.get(name, getattr(defaults, name)) for name in DECIDED}
+    """Return the settings of a preset; only ``KEPT`` ones stay as they were."""
+    kept = {field: getattr(settings, field) for field in KEPT}
+    return TrainSettings(**{**kept, **PRESETS[name].values})

@@ -17,7 +17,6 @@ FOR_BIG_FILES = (
 """They agree with the extra ``big`` in ``pyproject.toml``."""
 
 _PACKAGES = {
-    (".nrrd", ".nhdr"): ("pynrrd",),
     (".mrc", ".rec", ".st", ".map"): ("mrcfile",),
     (".tif", ".tiff"): ("tifffile", "imagecodecs"),
     (".h5", ".hdf5", ".nxs"): ("h5py",),

@@ -26,8 +26,8 @@ OLDEST_PYTHON = (3, 10)
 MEGABYTES_OF_CUDA = 3000
 """What PyTorch weighs where it comes with the libraries of an NVIDIA GPU."""
 
-PROBE_SECONDS = 120.0
-"""The first import of torch from a slow disk, with a virus scanner behind it, takes a minute."""
+PROBE_SECONDS = 300.0
+"""The first import of torch from a slow disk, with a virus scanner behind it, takes minutes; it can be cancelled."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,6 @@ NEEDED = (
     Requirement("numpy", ">=1.26", "arrays", 20, **SLICER),
     Requirement("scipy", ">=1.11", "distances and filters", 40, **SLICER),
     Requirement("SimpleITK", ">=2.3", "image files", 55, **SLICER),
-    Requirement("pynrrd", ">=1.0", "NRRD files that need not be copied", read_in_slicer=True),
     Requirement("mrcfile", ">=1.5", "files of electron tomography"),
     Requirement("tifffile", ">=2023.7", "TIFF files"),
     Requirement("imagecodecs", ">=2023.7", "compressed TIFF files", 20),

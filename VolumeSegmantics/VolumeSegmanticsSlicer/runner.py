@@ -123,6 +123,11 @@ class Runner:
             self._worker.stop()
             self.state = replace(self.state, phase=Phase.STOPPING, note=note or self.state.note)
 
+    def forget(self) -> None:
+        """Know nothing of the last job any more, but for its folder; nothing happens while it runs."""
+        if self._worker is None:
+            self.state = State(folder=self.state.folder)
+
     def close(self) -> None:
         """End the job, and wait for that."""
         if self._worker is not None:

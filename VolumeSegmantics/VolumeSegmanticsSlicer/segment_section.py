@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
 from VolumeSegmanticsLib.settings import PredictSettings
@@ -17,7 +18,7 @@ from .nodes import Node
 from .results import may_be_refilled
 from .scenes import stem
 from .section import Section
-from .states import State
+from .states import Phase, State
 from .strokes import choose, nodes_of
 from .widgets import (
     allow,
@@ -29,8 +30,10 @@ from .widgets import (
     keep_narrow,
     leave_out,
     silently,
+    text_of,
     value_of,
 )
+from .wording import cost
 
 RESULT_ENDING = " segmentation.seg.nrrd"
 
@@ -41,11 +44,15 @@ class SegmentSection(Section):
     def _set_up(self, ui: Any) -> None:
         panel = self._panel
         self._button = JobButton(panel, ui.predictButton, "predict", _("Predict"), self._predict)
+        self._planning = JobButton(panel, ui.planButton, "plan", _("Estimate"), self._plan)
+        self._planned: tuple[Any, ...] = ()
         self._card: tuple[Path | None, float] | None = None
         keep_narrow(ui.resultSelector)
         ui.resultSelector.setMRMLScene(panel.scene)
         for signal in (ui.resultSelector.currentNodeIDChanged, ui.resultSelector.nodeActivated):
             signal.connect(lambda *_: self._choose_result())
+        self._seen_in_3d = ""
+        ui.show3DButton.toggled.connect(self._look_at_surfaces)
         ui.modelComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_model))
         ui.openModelButton.clicked.connect(lambda *_: panel.attempt(self._open_model))
         ui.qualityComboBox.currentIndexChanged.connect(lambda *_: panel.attempt(self._choose_quality))
@@ -68,14 +75,23 @@ class SegmentSection(Section):
         ui.show3DButton.setSegmentationNode(result)
         allow(ui.show3DButton, "" if result else _("There is no result yet."))
         self._button.refresh(panel.refused("predict"))
+        self._planning.refresh(panel.refused("plan"))
+        if self._planned != self._choice():
+            ui.planLabel.setText("")
+        ui.planLabel.setVisible(bool(text_of(ui.planLabel)))
         for button in (ui.predictFileButton, ui.predictFolderButton):
             allow(button, panel.refused("predict_file"))
 
     def show(self, state: State) -> None:
         self._button.show(state)
+        self._planning.show(state)
+        if state.task == "plan" and state.phase is Phase.DONE and self._planned == self._choice():
+            self._ui.planLabel.setText(cost(state.outputs))
+            self._ui.planLabel.setVisible(True)
 
     def forget(self) -> None:
         choose_node(self._ui.resultSelector, None)
+        self._seen_in_3d = ""
 
     def let_go(self, node: Node) -> None:
         if self._ui.resultSelector.currentNode() is node:
@@ -86,6 +102,27 @@ class SegmentSection(Section):
         panel.preparation.make_ready("predict")
         panel.workflow.device = panel.user.device
         panel.workflow.predict(confidence=panel.user.wants_confidence)
+
+    def _look_at_surfaces(self, shown: bool) -> None:
+        """Turn the 3D views to a result that is shown the first time: a sample may be too small to be seen in them."""
+        result, layout = self._panel.parameters.chosen("result"), slicer.app.layoutManager()
+        if shown and result and layout is not None and result.GetID() != self._seen_in_3d:
+            self._seen_in_3d = result.GetID()
+            layout.resetThreeDViews()
+
+    def _plan(self) -> None:
+        panel = self._panel
+        panel.preparation.make_ready("plan")
+        panel.workflow.device = panel.user.device
+        self._planned = self._choice()
+        panel.workflow.plan()
+
+    def _choice(self) -> tuple[Any, ...]:
+        """Return all that an estimate depends on."""
+        parameters = self._panel.parameters
+        nodes = [parameters.chosen(role) for role in ("volume", "region")]
+        stamps = [(node.GetID(), node.GetMTime()) for node in nodes if node]
+        return (*stamps, parameters.model_path, parameters.settings(PredictSettings), self._panel.user.device)
 
     def _predict_file(self, ask: Callable[..., Path | None]) -> None:
         panel = self._panel

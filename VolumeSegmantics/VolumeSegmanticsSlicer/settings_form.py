@@ -7,13 +7,15 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import qt
+from slicer.i18n import tr as _
 
 from VolumeSegmanticsLib.settings import Settings
 
-from .widgets import Widget, silently, value_of
+from .widgets import Widget, allow, silently, value_of
 
 _DECIMALS = 5
 _STEP = 0.05
+_UNIT = "unit"
 
 
 class SettingsForm:
@@ -45,10 +47,14 @@ class SettingsForm:
                 self._add(layout, field)
 
     def show(self, settings: Settings) -> None:
-        """Show values."""
+        """Show values; what their model does not have is off."""
+        model = getattr(settings, "model", "")
+        models = {field.name: field.metadata["models"] for field in dataclasses.fields(settings)}
+        told = _("The model {model} has no such setting.").format(model=model)
         for name, (widget, kind) in self._rows.items():
             with silently(widget):
                 kind.show(widget, getattr(settings, name))
+            allow(widget, told if model and models[name] and model not in models[name] else "")
 
     def _add(self, layout: Widget, field: dataclasses.Field[Any]) -> None:
         kind = _KINDS["choice" if field.metadata["choices"] else type(field.default).__name__]
@@ -67,9 +73,18 @@ class SettingsForm:
 def tip_of(field: dataclasses.Field[Any]) -> str:
     """Return the help of a field, with its range and default."""
     facts = field.metadata
-    unit = f" {facts['unit']}" if facts["unit"] else ""
-    limits = "" if facts["minimum"] is None else f" From {facts['minimum']:g} to {facts['maximum']:g}{unit}."
-    return f"{facts['help']}{limits} Default: {field.default}{unit if limits else ''}."
+    unit = facts["unit"]
+    limits = "" if facts["minimum"] is None else f" From {facts['minimum']:.10g} to {_with(facts['maximum'], unit)}."
+    return f"{facts['help']}{limits} Default: {_with(field.default, unit) if limits else field.default}."
+
+
+def _with(value: float, unit: str) -> str:
+    return f"{value:.10g}{suffix_of(value, unit)}"
+
+
+def suffix_of(value: float, unit: str) -> str:
+    """Return what stands behind a number: its unit, which the settings name in the plural where it has one."""
+    return f" {unit.removesuffix('s') if value == 1 else unit}" if unit else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +100,14 @@ class _Kind:
 def _number(widget: Widget, field: dataclasses.Field[Any]) -> Widget:
     facts = field.metadata
     widget.setRange(facts["minimum"], facts["maximum"])
-    widget.setSuffix(f" {facts['unit']}" if facts["unit"] else "")
+    widget.setProperty(_UNIT, facts["unit"])
     widget.setKeyboardTracking(False)
     return widget
+
+
+def _show_number(widget: Widget, value: float) -> None:
+    widget.setSuffix(suffix_of(value, str(value_of(widget, _UNIT))))
+    widget.setValue(value)
 
 
 def _decimal_number(field: dataclasses.Field[Any]) -> Widget:
@@ -119,13 +139,13 @@ _KINDS = {
     ),
     "int": _Kind(
         lambda field: _number(qt.QSpinBox(), field),
-        lambda widget, value: widget.setValue(value),
+        _show_number,
         lambda widget: int(value_of(widget)),
         lambda widget: widget.valueChanged,
     ),
     "float": _Kind(
         _decimal_number,
-        lambda widget, value: widget.setValue(value),
+        _show_number,
         lambda widget: float(value_of(widget)),
         lambda widget: widget.valueChanged,
     ),

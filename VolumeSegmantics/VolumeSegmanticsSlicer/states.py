@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from VolumeSegmanticsLib.events import (
     WasCancelled,
 )
 from VolumeSegmanticsLib.jobs import LOG_FILE
+
+from .pace import Pace
 
 LOG_LINES = 50
 
@@ -48,11 +51,12 @@ class State:
 
     Attributes:
         phase: Where it is.
-        task: ``"train"``, ``"predict"``, ``"evaluate"``, ``"constrain"`` or ``"live"``; empty before the first job.
+        task: ``"train"``, ``"predict"``, ``"plan"``, ``"evaluate"``, ``"constrain"`` or
+            ``"live"``; empty before the first job.
         folder: The job's folder.
         stage: What it does at the moment, as ``Progress`` says it.
         done, total: Steps of this stage; ``total`` is 0 where it is not known.
-        seconds_left: Of this stage; None where nobody knows.
+        pace: How far the whole job is.
         epochs: All epochs that are over, with their losses and Dice.
         preview: The latest picture of what the model does, a path; empty where there is none, or none any more.
         log: The last lines that it told, oldest first.
@@ -69,7 +73,7 @@ class State:
     stage: str = ""
     done: int = 0
     total: int = 0
-    seconds_left: float | None = None
+    pace: Pace = field(default_factory=Pace)
     epochs: tuple[EpochEnded, ...] = ()
     preview: str = ""
     log: tuple[str, ...] = ()
@@ -83,6 +87,11 @@ class State:
     def is_running(self) -> bool:
         """Whether the job is not over yet."""
         return self.phase in (Phase.RUNNING, Phase.STOPPING)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that the long stage of the job still takes; None where nobody knows."""
+        return self.pace.seconds_left if self.is_running else None
 
     @property
     def epoch(self) -> int:
@@ -119,13 +128,16 @@ def result_of(state: State) -> State:
 
 
 def _ended(state: State, phase: Phase, **changes: Any) -> State:
-    return replace(state, phase=phase, seconds_left=None, **changes)
+    return replace(state, phase=phase, **changes)
+
+
+def _progressed(state: State, event: Progress) -> State:
+    pace = state.pace.after(state.task, event, time.monotonic())
+    return replace(state, stage=event.stage, done=event.done, total=event.total, pace=pace)
 
 
 _FOLDS: dict[type[Event], Callable[[State, Any], State]] = {
-    Progress: lambda state, event: replace(
-        state, stage=event.stage, done=event.done, total=event.total, seconds_left=event.eta_seconds
-    ),
+    Progress: _progressed,
     EpochEnded: lambda state, event: replace(state, epochs=(*state.epochs, event)),
     Preview: lambda state, event: replace(state, preview=event.path),
     Log: lambda state, event: replace(state, log=(*state.log, event.text)[-LOG_LINES:], lines=state.lines + 1),

@@ -12,13 +12,15 @@ from slicer.i18n import tr as _
 
 from .section import Section
 from .states import State
-from .widgets import value_of
+from .widgets import keep_height, value_of
 from .wording import bar_of, headline, is_error
 
 LOG_BYTES = 60_000
 TOLD_SECONDS = 5.0
 """A running job takes the line back after so long."""
 _LOG_HEIGHT = 160
+_LINES = 2
+"""So many lines have room, so that the panel does not move whenever a longer sentence comes."""
 _EVERY_TICKS = 5
 _TOLD_LINES = 200
 
@@ -31,6 +33,7 @@ class StatusArea(Section):
         self._ticks, self._log = 0, ("", 0)
         self._lines: deque[str] = deque(maxlen=_TOLD_LINES)
         self._state = State()
+        keep_height(ui.statusLabel, _LINES)
         ui.logTextEdit.setVisible(False)
         ui.logTextEdit.setFixedHeight(_LOG_HEIGHT)
         ui.logButton.toggled.connect(self._toggle_log)

@@ -41,7 +41,7 @@ class TrainSection(Section):
     def refresh(self) -> None:
         ui, panel = self._ui, self._panel
         self._begin_with_default()
-        chosen = preset_of(panel.parameters.settings(TrainSettings))
+        chosen = self._preset()
         fill(ui.presetComboBox, _preset_choices(chosen), chosen)
         volume = panel.parameters.chosen("volume")
         ui.modelNameLineEdit.setPlaceholderText(volume.GetName() if volume else "")
@@ -58,6 +58,10 @@ class TrainSection(Section):
             self._epochs = state.epochs
             self._chart.show(self._epochs)
         self._preview.show(state)
+
+    def forget(self) -> None:
+        self._epochs = ()
+        self._chart.show(self._epochs)
 
     def tick(self) -> None:
         self._preview.tick()
@@ -94,10 +98,15 @@ class TrainSection(Section):
         parameters = self._panel.parameters
         if parameters.preset or parameters.chosen("volume") is None:
             return
-        settings = parameters.settings(TrainSettings)
-        parameters.preset = CUSTOM if settings.changed() else DEFAULT
-        if not settings.changed():
+        settings, parameters.preset = parameters.settings(TrainSettings), self._preset()
+        if parameters.preset == DEFAULT:
             parameters.keep(with_preset(settings, DEFAULT))
+
+    def _preset(self) -> str:
+        """Return the preset of the settings; where nobody has chosen any, the default."""
+        parameters = self._panel.parameters
+        settings = parameters.settings(TrainSettings)
+        return preset_of(settings) if parameters.preset or settings.changed() else DEFAULT
 
     def _choose_preset(self) -> None:
         name = data_of(self._ui.presetComboBox)

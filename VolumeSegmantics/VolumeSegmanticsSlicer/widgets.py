@@ -84,6 +84,11 @@ def keep_narrow(selector: Widget) -> None:
     selector.setProperty("sizeAdjustPolicy", qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
 
 
+def keep_height(label: Widget, lines: int) -> None:
+    """Give a label room for some lines of text, whether it has them or not."""
+    label.setMinimumHeight(lines * qt.QFontMetrics(value_of(label, "font")).lineSpacing())
+
+
 def choose_node(selector: Widget, node: Any) -> None:
     """Show a node, or none, as the chosen one; where it is, nothing is done, as that would close an open list."""
     node_id = node.GetID() if node else ""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from VolumeSegmanticsLib import memory
+
+from .pace import SPANS
 from .states import Phase, State
 
 READY = "Ready."
 VERBS = {
     "train": "Training",
     "predict": "Segmenting",
+    "plan": "Estimating",
     "evaluate": "Comparing",
     "constrain": "Applying the rules",
     "live": "Live mode",
@@ -22,17 +29,20 @@ _ENDED = {
 STAGES = {
     "prepare": "getting ready",
     "read": "reading the image",
+    "try": "trying a few parts",
     "learning rate": "trying learning rates",
-    "advice": "letting a quick model look first",
+    "advice": "letting a quick model look at the strokes",
     "features": "looking around the painted voxels",
     "write": "writing the result",
 }
 LIVE_STAGES = {
+    **STAGES,
     "wait": "paint some voxels of at least two classes",
     "learn": "learning",
     "segment": "looking at the rest of the volume",
     "ready": "up to date",
 }
+BAR_STEPS = 1000
 _SECONDS_A_MINUTE, _MINUTES_AN_HOUR = 60, 60
 
 
@@ -49,8 +59,9 @@ def is_error(state: State) -> bool:
 def bar_of(state: State) -> tuple[int, int]:
     """Return the value of a progress bar and its maximum; a maximum of 0 means that nobody knows."""
     if not state.is_running:
-        return (1 if state.phase is Phase.DONE else 0), 1
-    return min(state.done, state.total), state.total
+        return (BAR_STEPS if state.phase is Phase.DONE else 0), BAR_STEPS
+    is_known = state.task in SPANS or state.total > 0
+    return round(BAR_STEPS * state.pace.part), BAR_STEPS if is_known else 0
 
 
 def duration(seconds: float) -> str:
@@ -80,7 +91,17 @@ def _running(state: State) -> str:
     return words[0] + (": " if len(words) > 1 else " …") + ", ".join(words[1:])
 
 
+def cost(outputs: Mapping[str, Any]) -> str:
+    """Return what a prediction would take, as the task ``plan`` has found it out."""
+    words = [duration(outputs["seconds"]), f"{memory.told(outputs['memory_bytes'])} of memory"]
+    if outputs["disk_bytes"]:
+        words.append(f"{memory.told(outputs['disk_bytes'])} on the disk until it is done")
+    return f"About {', '.join(words)}; without reading and writing."
+
+
 def _done(state: State) -> str:
+    if state.task == "plan":
+        return cost(state.outputs)
     best = f" Best Dice {state.best_dice:.3f}." if state.best_dice is not None else ""
     changed = sum(step["changed"] for step in state.outputs.get("steps", ()))
     steps = f" {changed} voxels have changed." if "steps" in state.outputs else ""

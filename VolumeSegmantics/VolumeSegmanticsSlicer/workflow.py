@@ -40,12 +40,14 @@ from .job_folders import (
     constrain_job,
     evaluate_job,
     live_job,
+    plan_job,
     predict_file_job,
     predict_job,
     train_job,
 )
 from .live_mode import LiveMode
 from .nodes import Node
+from .observing import Observations
 from .parameters import Parameters
 from .previews import Watch
 from .results import BOX, provenance_of, show_confidence, show_labels
@@ -84,7 +86,10 @@ class Workflow:
         self._scene = scene
         self._choices = Choices(scene, self.parameters)
         self._closings = 0
-        self._observation = scene.AddObserver(scene.StartCloseEvent, self._on_scene_closing)
+        self._last_of_other_scene: Path | None = None
+        self._observations = Observations()
+        self._observations.add(scene, scene.StartCloseEvent, self._on_scene_closing)
+        self._observations.add(scene, scene.EndImportEvent, self._on_scene_read)
         self._runner = Runner(jobs_folder, start)
         self._images = Images()
         self._undo = Undo()
@@ -187,6 +192,17 @@ class Workflow:
                 write=later,
             ),
             lambda state: self._show_prediction(state, choice),
+        )
+
+    def plan(self) -> None:
+        """Start to find out what ``predict`` would take: the state's outputs are those of the task ``plan``."""
+        self._check("plan")
+        settings, model = self._settings(PredictSettings), self._choices.model()
+        volume, box = self._choices.node("volume"), self._choices.box()
+        self._runner.start(
+            "plan",
+            lambda folder, report, later: plan_job(folder, volume, model, settings, self._images, box=box, write=later),
+            lambda state: state,
         )
 
     def predict_file(self, image: AnyPath, output: AnyPath) -> None:
@@ -338,7 +354,7 @@ class Workflow:
     def close(self) -> None:
         """End the job, and let go of the scene."""
         self._runner.close()
-        self._scene.RemoveObserver(self._observation)
+        self._observations.clear()
 
     # Strokes
 
@@ -457,7 +473,15 @@ class Workflow:
         self._closings += 1
         self._images.forget()
         self._undo.forget()
+        self._before_rules = None
+        self._last_of_other_scene = self.state.folder if self.state.is_running else None
         self._runner.cancel("The scene was closed.")
+        self._runner.forget()
+
+    def _on_scene_read(self, *_: object) -> None:
+        """Forget what became of the job that ran when the scene before was closed."""
+        if self.state.folder is not None and self.state.folder == self._last_of_other_scene:
+            self._runner.forget()
 
 
 @dataclass(frozen=True)
@@ -472,6 +496,7 @@ class _Choice:
 _CHECKS: dict[str, Callable[[Workflow], None]] = {
     "train": lambda workflow: workflow._check_job("train"),
     "predict": lambda workflow: workflow._check_job("predict"),
+    "plan": lambda workflow: workflow._check_job("predict"),
     "predict_file": lambda workflow: workflow._check_job("predict_file"),
     "evaluate": lambda workflow: workflow._check_job("evaluate"),
     "constrain": lambda workflow: workflow._check_job("constrain"),

@@ -54,9 +54,6 @@ FORMATS: tuple[Family, ...] = (
 )
 """The first row that matches a path has it."""
 
-_PIP_NAMES = {"nrrd": "pynrrd"}
-"""Where a package is not called like its module."""
-
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 """Weights of red, green and blue: ITU-R BT.709."""
 
@@ -306,8 +303,7 @@ def _unwritable(path: Path, reason: str) -> ResourceError:
 
 
 def _missing(error: ImportError) -> DependencyError:
-    package = _PIP_NAMES.get(error.name or "", error.name)
-    return DependencyError(f"The package {package} is missing.", f"Install it: pip install {package}")
+    return DependencyError(f"The package {error.name} is missing.", f"Install it: pip install {error.name}")
 
 
 def grey(volume: Volume) -> Volume:

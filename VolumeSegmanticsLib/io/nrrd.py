@@ -1,14 +1,10 @@
-"""NRRD and NHDR, the files of 3D Slicer: raw voxels are memory-mapped, compressed ones read in one pass.
-
-pynrrd parses the header. Voxels are read, and files written, here: pynrrd copies raw voxels several times, and neither
-reads nor writes letters beyond ASCII.
-"""
+"""NRRD and NHDR, the files of 3D Slicer: raw voxels are memory-mapped, compressed ones read in one pass."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +16,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..volume import Grid, Volume
 from .family import INTEGERS, MOST_CHANNELS, REALS, Family, Header, cut_short, four_axes, mapped, storable
-
-Fields = dict[str, Any]
-"""A header: field or key to value, as pynrrd parses them."""
+from .nrrd_header import Fields, read_fields
 
 _TYPE_NAMES = {
     "i1": ("int8", "int8_t", "signed char"),
@@ -64,33 +58,9 @@ _ALIGNMENT_BYTES = 64
 """Raw voxels begin at a multiple of this, so that a memory map is aligned for every type."""
 
 
-def read_fields(path: Path) -> tuple[Fields, int]:
-    """Return the header, and where in the file the voxels begin.
-
-    Raises:
-        InputError: This is no NRRD file.
-    """
-    import nrrd
-
-    with path.open("rb") as stream:
-        lines = list(_header_lines(path, stream))
-        return dict(nrrd.read_header(lines)), stream.tell()
-
-
 def _either(fields: Fields, name: str, other_name: str, default: Any) -> Any:
     """Return a field that may be written in two ways."""
     return fields.get(name, fields.get(other_name, default))
-
-
-def _header_lines(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    first = stream.readline(64)
-    if not first.startswith(b"NRRD"):
-        raise InputError(f'"{path}" is no NRRD file.', "Give it the suffix of the format that it has.")
-    yield first.decode("ascii")
-    for line in stream:
-        if not line.strip():
-            return
-        yield line.decode("utf-8", errors="replace")
 
 
 @dataclass(frozen=True)

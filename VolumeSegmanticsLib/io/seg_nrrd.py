@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..classes import UNLABELLED, LabelClass
 from ..errors import InputError
 from ..volume import Grid, LabelMap, Volume
-from . import nrrd
+from . import nrrd, nrrd_header
 from .family import Family, Header, Painted
 from .lazy import LazyArray
 
@@ -71,7 +71,7 @@ class _Segment:
         return LabelClass(value, self.name, self.color, self.tags.get(_TERMINOLOGY_TAG, ""))
 
 
-def _segments(path: Path, fields: nrrd.Fields) -> list[_Segment]:
+def _segments(path: Path, fields: nrrd_header.Fields) -> list[_Segment]:
     if fields.get(_MASTER_KEY, _REPRESENTATION) != _REPRESENTATION:
         raise InputError(
             f'"{path}" holds a {str(fields[_MASTER_KEY]).lower()}.',
@@ -137,7 +137,7 @@ def read_painted(path: Path) -> Painted:
     Raises:
         InputError: This is no binary labelmap, or it has more than 254 segments.
     """
-    fields, start = nrrd.read_fields(path)
+    fields, start = nrrd_header.read_fields(path)
     segments = _segments(path, fields)
     voxels, grid = nrrd.read_voxels(path, fields, start), nrrd.grid_of(path, fields)
     unpainted = fields.get(_UNPAINTED_KEY, "ignore")
@@ -160,7 +160,7 @@ def read_painted(path: Path) -> Painted:
 
 def header(path: Path) -> Header:
     """Tell what a file holds, with its classes, without its voxels."""
-    fields, _ = nrrd.read_fields(path)
+    fields, _ = nrrd_header.read_fields(path)
     segments = _segments(path, fields)
     classes = [s.as_class(v) for s, v in zip(segments, _class_values(path, segments)[0], strict=True)]
     background = [LabelClass.plain(0)] if fields.get(_UNPAINTED_KEY) == "background" else []

@@ -111,6 +111,7 @@ class Hand:
         self.live(0.3)  # until they are counted
 
     def train(self):
+        self.wait_until(lambda: not self.reason("trainButton"))  # strokes are counted first
         self.press("trainButton")
         return self.wait_for_the_end()
 

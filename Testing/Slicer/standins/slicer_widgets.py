@@ -334,7 +334,7 @@ class qMRMLSegmentEditorWidget(QFrame):
 class qMRMLSegmentationShow3DButton(QPushButton):
     """Shows surfaces of a segmentation."""
 
-    CALLABLE = frozenset({"setSegmentationNode"})
+    CALLABLE = frozenset({"setSegmentationNode", "toggled"})
 
     def setSegmentationNode(self, node):
         self.node = node

@@ -17,13 +17,14 @@ import driver
 from VolumeSegmanticsLib import io, worker
 from VolumeSegmanticsLib.box import Box
 from VolumeSegmanticsLib.classes import LabelClass
-from VolumeSegmanticsLib.errors import InputError
+from VolumeSegmanticsLib.errors import InputError, ResourceError
 from VolumeSegmanticsLib.events import EpochEnded, Preview, Progress
 from VolumeSegmanticsLib.messages import End, Look, Strokes
 from VolumeSegmanticsLib.sparse_labels import SparseLabels
 from VolumeSegmanticsLib.tasks import TASKS
 from VolumeSegmanticsLib.volume import LabelMap, Volume
 
+NAMES = ("train", "predict", "plan", "evaluate")
 CLASSES = (LabelClass(1, "dark"), LabelClass(2, "bright"))
 
 
@@ -47,6 +48,15 @@ def predict(job, report):
         io.write_volume(outputs["confidence"], Volume(bright * 100, image.grid))
     report(Progress("write", 1, 1))
     return outputs
+
+
+def plan(job, report):
+    """Tell some cost of a prediction, and refuse it where it may take a byte of memory only."""
+    if job.settings["memory"] == "1 B":
+        raise ResourceError("The program alone takes 300 MB, and it is given 1 bytes.", "Give it more.")
+    io.read_volume(job.path(job.inputs["image"]))
+    report(Progress("try", 0, 0))
+    return {"seconds": 95.0, "memory_bytes": 1_300_000_000, "disk_bytes": 0}
 
 
 def predict_when_told(job, report):
@@ -92,11 +102,13 @@ def _refuse():
 
 
 BEHAVIOURS = {
-    "own": {"train": train, "predict": predict, "constrain": TASKS["constrain"]},
+    "own": {"train": train, "predict": predict, "plan": plan, "constrain": TASKS["constrain"]},
     "wait": {"predict": predict_when_told},
 }
 
 if __name__ == "__main__":
     _, behaviour, *_, folder = sys.argv
-    tasks = BEHAVIOURS.get(behaviour) or dict.fromkeys(("train", "predict", "evaluate"), driver.TASKS[behaviour])
+    tasks = BEHAVIOURS.get(behaviour) or dict.fromkeys(
+        ("train", "predict", "plan", "evaluate"), driver.TASKS[behaviour]
+    )
     sys.exit(worker.run(folder, parent_watch=True, tasks=tasks, talks={"live": live}))

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from VolumeSegmanticsLib import api, cluster, io, orders, predict
+from VolumeSegmanticsLib.boxes import BoxPlan
+from VolumeSegmanticsLib.classes import LabelClass
+from VolumeSegmanticsLib.cli import MENDABLE, main
+from VolumeSegmanticsLib.errors import (
+    Cancelled,
+    DependencyError,
+    InputError,
+    ResourceError,
+    SettingsError,
+    VolumeSegmanticsError,
+)
+from VolumeSegmanticsLib.events import Log, Progress
+from VolumeSegmanticsLib.settings import PredictSettings
+from VolumeSegmanticsLib.unfinished import Unfinished
+from VolumeSegmanticsLib.volume import Grid, LabelMap, Volume
+
+distributed = pytest.importorskip("distributed")
+
+GRID = Grid((36, 40, 34), (2.0, 1.0, 1.0), (3.0, -7.5, 11.0))
+SMALL_BOXES = "from VolumeSegmanticsLib import box_planning; box_planning.SIDES = (32,)"
+USUAL_BOXES = "from VolumeSegmanticsLib import box_planning, boxes; box_planning.SIDES = boxes.SIDES"
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    """A scheduler with two worker processes, and a client that looks at them."""
+    with cluster._started(2) as started, distributed.Client(started, set_as_default=False) as client:
+        yield client
+
+
+@pytest.fixture
+def address(two_workers) -> str:
+    return two_workers.scheduler.address
+
+
+@pytest.fixture
+def small_boxes(two_workers):
+    """Workers that divide a volume into boxes of 32 voxels a side."""
+    two_workers.run(exec, SMALL_BOXES)
+    yield 32
+    two_workers.run(exec, USUAL_BOXES)
+
+
+@pytest.fixture(scope="module")
+def the_files(tmp_path_factory, the_tiny_model):
+    """A noisy ball and a slab, a local model that has learned them, and a network that knows nothing."""
+    z, y, x = np.mgrid[:36, :40, :34]
+    truth = ((z - 12) ** 2 + (y - 14) ** 2 + (x - 14) ** 2 < 64).astype(np.uint8)
+    truth[:, 28:] = 2
+    image = (np.array([60, 150, 110])[truth] + np.random.default_rng(3).normal(0, 25, truth.shape)).clip(0, 255)
+    labels = np.full_like(truth, 255)
+    labels[4::6] = truth[4::6]
+    folder = tmp_path_factory.mktemp("Proben für Ümit")
+    volume = io.read_volume(io.write_volume(folder / "image.nrrd", Volume(image.astype(np.uint8), GRID)))
+    classes = (LabelClass(0, "Matrix"), LabelClass(1, "Ball"), LabelClass(2, "Slab"))
+    api.train(
+        volume, LabelMap.of(labels, GRID, classes), output=folder / "local.safetensors", model="local",
+        validation_part=0.0,
+    )  # fmt: skip
+    the_tiny_model.save(folder / "tiny.safetensors")
+    return folder
+
+
+def run(folder, output, model="tiny", **options):
+    return predict(folder / "image.nrrd", folder / f"{model}.safetensors", output=output, device="cpu", **options)
+
+
+def here(folder, model, **options):
+    """What this process says, with everything in memory."""
+    return predict(folder / "image.nrrd", folder / f"{model}.safetensors", device="cpu", confidence=True, **options)
+
+
+def texts(heard) -> list[str]:
+    return [event.text for event in heard if isinstance(event, Log)]
+
+
+def at_progress(act, part=0.0):
+    """Return a report that acts once, when more than a part is predicted."""
+    acted = []
+
+    def report(event):
+        is_far = isinstance(event, Progress) and event.stage == "predict" and event.done > part * event.total
+        if is_far and not acted:
+            acted.append(event)
+            act()
+
+    return report
+
+
+def stop() -> None:
+    raise Cancelled
+
+
+def workers_of_ours() -> set[int]:
+    return {each.pid for each in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(each.cmdline())}
+
+
+# The same answer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", ["medium", "high"])
+def test_slabs_on_a_cluster_say_what_one_process_says(quality, the_files, tmp_path, address, heard):
+    options = {"quality": "high", "axes": "z"} if quality == "high" else {}
+    run(
+        the_files,
+        tmp_path / "out.zarr",
+        cluster=address,
+        confidence=tmp_path / "sure.nrrd",
+        report=heard.append,
+        **options,
+    )
+    expected = here(the_files, "tiny", **options)
+    labels, sure = io.read_labels(tmp_path / "out.zarr"), io.read_volume(tmp_path / "sure.nrrd")
+    assert np.mean(labels.array != expected.labels.array) < 1e-4
+    assert np.abs(sure.array.astype(int) - expected.confidence).max() <= 1
+    assert labels.grid == sure.grid == GRID
+    assert any("In slabs" in text and "on 2 workers" in text for text in texts(heard))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr", "sure.nrrd"]
+
+
+@pytest.mark.parametrize("name", ["image.nrrd", "image.h5"])
+def test_boxes_on_a_cluster_say_what_one_process_says(name, the_files, tmp_path, address, small_boxes, heard):
+    io.write_volume(tmp_path / name, io.read_volume(the_files / "image.nrrd"))
+    result = predict(
+        tmp_path / name, the_files / "local.safetensors", output=tmp_path / "out.seg.nrrd", device="cpu",
+        confidence=True, cluster=address, report=heard.append,
+    )  # fmt: skip
+    expected = here(the_files, "local")
+    assert any("In boxes of 32 × 32 × 32 voxels" in text for text in texts(heard))
+    labels = io.read_labels(tmp_path / "out.seg.nrrd", unpainted="background")
+    assert np.mean(labels.array != expected.labels.array) < 1e-4
+    assert np.abs(result.confidence.astype(int) - expected.confidence).max() <= 1
+    assert [c.name for c in labels.classes][1:] == ["Ball", "Slab"]
+
+
+# Mishaps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_when_a_worker_is_killed_nothing_is_lost_or_doubled(the_files, tmp_path, address, two_workers, heard):
+    pids = two_workers.run(os.getpid)
+    kill = at_progress(lambda: os.kill(min(pids.values()), signal.SIGKILL))
+
+    def report(event):
+        heard.append(event)
+        kill(event)
+
+    run(the_files, tmp_path / "out.nrrd", cluster=address, report=report)
+    assert set(two_workers.run(os.getpid).values()) != set(pids.values())
+    expected = here(the_files, "tiny").labels.array
+    assert np.mean(io.read_labels(tmp_path / "out.nrrd").array != expected) < 1e-4
+    steps = [event for event in heard if isinstance(event, Progress) and event.stage == "predict"]
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert steps[-1].done == steps[-1].total
+
+
+def test_a_cancelled_run_goes_on_where_it_was(the_files, tmp_path, address, heard):
+    with pytest.raises(Cancelled):
+        run(the_files, tmp_path / "out.nrrd", cluster=address, report=at_progress(stop, 0.3))
+    assert not (tmp_path / "out.nrrd").exists()
+    run(the_files, tmp_path / "out.nrrd", cluster=address, report=heard.append)
+    assert any("An interrupted prediction goes on" in text for text in texts(heard))
+    first = next(event for event in heard if isinstance(event, Progress) and event.stage == "predict")
+    assert first.done > 0.3 * first.total
+    run(the_files, tmp_path / "undisturbed.nrrd", cluster=address)
+    assert (tmp_path / "out.nrrd").read_bytes() == (tmp_path / "undisturbed.nrrd").read_bytes()
+
+
+def test_one_process_does_not_take_up_what_a_cluster_began(the_files, tmp_path, address, heard):
+    with pytest.raises(Cancelled):
+        run(the_files, tmp_path / "out.nrrd", cluster=address, report=at_progress(stop))
+    run(the_files, tmp_path / "out.nrrd", report=heard.append)
+    assert "An interrupted prediction with another setting was found: starting anew." in texts(heard)
+    assert not (tmp_path / "out.nrrd.unfinished").exists()
+
+
+def test_workers_started_here_end_when_the_run_is_cancelled(the_files, tmp_path):
+    before, during = workers_of_ours(), []
+
+    def look_and_stop(event):
+        during.extend(workers_of_ours() - before)
+        if during:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(the_files, tmp_path / "out.nrrd", cluster="local:1", report=look_and_stop)
+    assert len(during) == 1
+    assert not workers_of_ours() - before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_told_and_leaves_nothing(the_files, tmp_path, address):
+    with pytest.raises(ResourceError, match="The program alone takes") as caught:
+        run(the_files, tmp_path / "out.nrrd", cluster=address, memory="10MB")
+    assert "memory" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+def test_a_scheduler_that_does_not_answer_is_told(the_files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    names = [str(the_files / "image.nrrd"), str(the_files / "tiny.safetensors"), "-o", str(tmp_path / "out.zarr")]
+    assert main(["predict", *names, "--cluster", "tcp://127.0.0.1:9"]) == MENDABLE
+    told = capsys.readouterr().err
+    assert "Error: No scheduler answers at tcp://127.0.0.1:9" in told
+    assert "dask scheduler" in told
+
+
+def test_a_missing_package_is_told(the_files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(DependencyError, match="needs the package distributed") as caught:
+        run(the_files, tmp_path / "out.nrrd", cluster="local:2")
+    assert 'pip install "volumesegmantics[cluster]"' in caught.value.hint
+
+
+def test_workers_of_another_version_are_told(the_files, tmp_path, address, monkeypatch):
+    monkeypatch.setattr(cluster, "__version__", "99.0")
+    with pytest.raises(DependencyError, match=r"has VolumeSegmantics .*, and this is 99.0") as caught:
+        run(the_files, tmp_path / "out.nrrd", cluster=address)
+    assert "volumesegmantics[cluster]==99.0" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["local", "local:0", "local:two", "host:8786"])
+def test_an_address_that_is_none_is_refused(text):
+    with pytest.raises(SettingsError, match=f'The setting cluster is "{text}"'):
+        PredictSettings(cluster=text)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param({"fusion": "mean"}, "needs all voxels in one process", id="a fusion of all views"),
+        pytest.param({"box": [[0, 8], [0, 8], [0, 8]]}, "A cluster predicts whole volumes", id="a box"),
+        pytest.param({"output": None}, "A cluster reads the image from a file", id="no file for the result"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_refused_at_once(options, expected, the_files, tmp_path):
+    arguments = {"output": tmp_path / "out.nrrd", **options}
+    with pytest.raises((SettingsError, InputError), match=expected):
+        run(the_files, cluster="tcp://127.0.0.1:9", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param(ModuleNotFoundError(name="torch"), "A worker does not find the package torch", id="a package"),
+        pytest.param(OSError("Timed out"), r"The cluster is lost, or its disk \(Timed out\)", id="the scheduler"),
+        pytest.param(
+            distributed.scheduler.KilledWorker("part", None, 3), "4 workers have ended over the same part", id="a part"
+        ),
+    ],
+)
+def test_what_dask_raises_becomes_a_sentence(error, expected):
+    with pytest.raises(VolumeSegmanticsError, match=expected) as caught, cluster._failures():
+        raise error
+    assert caught.value.hint
+
+
+# What a worker is asked ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def an_order(the_files, tmp_path) -> orders.Order:
+    settings = PredictSettings(device="cpu").to_dict()
+    order = orders.Order(str(the_files / "image.nrrd"), 1, str(tmp_path), "", "ours", settings, False, {})
+    orders.begin_session(order)
+    return order
+
+
+def size_of(order) -> int:
+    return Path(order.image).stat().st_size
+
+
+def test_a_worker_that_sees_image_and_folder_tells_its_memory(an_order):
+    alone, shared = (orders.look(an_order.to_json(), size_of(an_order), sharing) for sharing in (1, 4))
+    assert alone > 2 * shared > 0
+
+
+def test_a_worker_that_does_not_see_the_image_says_so(an_order):
+    size = size_of(an_order)
+    with pytest.raises(InputError, match="does not see the image") as caught:
+        orders.look(an_order.to_json(), size + 1, 1)
+    assert "that all machines of the cluster see" in caught.value.hint
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(an_order):
+    orders.end_session(an_order)
+    with pytest.raises(InputError, match="does not see the folder"):
+        orders.look(an_order.to_json(), size_of(an_order), 1)
+
+
+def test_a_part_that_nobody_wants_any_more_is_not_done(an_order):
+    orders.begin_session(replace(an_order, session="somebody else's"))
+    with pytest.raises(Cancelled):
+        orders.do(an_order.to_json(), 0, 1)
+
+
+def test_parts_that_end_out_of_turn_are_remembered(tmp_path):
+    shape = (8, 8, 8)
+    begun = Unfinished.begin(tmp_path, {}, BoxPlan(True, shape, shape, (1, 1, 1), 1, 0, 0, 0))
+    for number in (2, 0):
+        begun.finished(number)
+    known = Unfinished.find(tmp_path, {}, BoxPlan, lambda _: None)
+    assert (known.done, known.ahead) == (1, [2])
+    assert [known.is_done(number) for number in range(4)] == [True, False, True, False]
+    known.finished(1)
+    assert (known.done, known.ahead) == (3, [])
+
+
+def test_errors_keep_their_hint_on_the_way():
+    told = distributed.protocol.pickle.loads(distributed.protocol.pickle.dumps(InputError("What.", "Hint.")))
+    assert (told.message, told.hint) == ("What.", "Hint.")
