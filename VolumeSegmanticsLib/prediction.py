@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from . import devices
+from . import devices, memory
 from .blocks import tiles
 from .dataset import plane_scale
 from .errors import ModelError, ResourceError
@@ -66,6 +66,7 @@ class Predictor:
         example = torch.randn(1, channels, _FOLDING_SIDE, _FOLDING_SIDE, generator=torch.Generator().manual_seed(0))
         network = folded(model.network.cpu().float().eval(), example)
         self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last).eval()
+        memory.give_back()  # of what folding took
 
     def answer(self, slices: NDArray[np.float32], scale: tuple[float, float], *, every: bool) -> Answer:
         """Return what the network says about slices (N, H, W, C) with values 0 … 1.
