@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from . import devices
 from .box import Box
 from .events import Log, Report, ignore
-from .features import Axes, by_planes, cropped, local_variance, smoothed
+from .features import Axes, cropped, local_variance, smoothed
 from .intensity import Intensity
 from .models import Model
 from .models.local import LocalNetwork
@@ -98,11 +99,12 @@ class LocalPredictor:
         self.intensity = Intensity.from_dict(model.card.intensity)
         self.network: LocalNetwork = copy.deepcopy(model.network).to(device).eval().requires_grad_(False)  # type: ignore[assignment]
         self.classes = model.card.classes
-        self.values = torch.tensor([c.value for c in model.card.classes], dtype=torch.uint8, device=device)
+        self.values = np.array([c.value for c in model.card.classes], np.uint8)
         self.fine, self.edge = self.features.fine, float(self.network.edge)
         self.rounds = settings["smoothing"]
         self.reach = tuple(ROUND_REACH * self.rounds * fine for fine in self.fine)
         self.threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._rooms = threading.local()
 
     def boxes(self) -> list[Box]:
         """Return the boxes that the image is made of, each on multiples of what the octaves halve."""
@@ -120,11 +122,10 @@ class LocalPredictor:
             probabilities = self.probabilities(box)
             sure, best = probabilities[0].clone(), torch.zeros_like(probabilities[0], dtype=torch.uint8)
             for index, each in enumerate(probabilities[1:], 1):
-                best.masked_fill_(each > sure, index)
+                best = torch.maximum(best, (each > sure).to(torch.uint8).mul_(index))
                 torch.maximum(sure, each, out=sure)
-            values = self.values[best.int()]
             percent = sure.clamp_(0, 1).mul_(_FULL).round_().to(torch.uint8)
-            return values.cpu().numpy(), percent.cpu().numpy()
+            return self.values.take(best.cpu().numpy()), percent.cpu().numpy()
 
     def probabilities(self, box: Box) -> Tensor:
         """Return the probability of every class, float32 (classes, Z, Y, X)."""
@@ -133,11 +134,19 @@ class LocalPredictor:
         z, y, x = ((start - r, start + n + r) for start, n, r in zip(box.start, whole, ring, strict=True))
         wide = Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
         block = cut(self.image, wide, self.features.margin, self.intensity).to(self.device)
-        features = self.features.of(block)
+        features = self.features.of(block, self._room((len(self.network.mean), *wide.shape), block))
         guide = cropped(block, self.features.margin).mean(dim=0, keepdim=True)
         surplus = tuple(r - needed for r, needed in zip(ring, self.reach, strict=True))
         probabilities = self.along_edges(cropped(self.told(features), surplus), cropped(guide, surplus))
         return probabilities[:, : box.shape[0], : box.shape[1], : box.shape[2]]
+
+    def _room(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return memory for the features of a box, the same for every box of a thread as long as they are alike."""
+        room: Tensor | None = getattr(self._rooms, "last", None)
+        if room is None or room.shape != shape:
+            self._rooms.last = None  # before there are two
+            room = self._rooms.last = like.new_empty(shape)
+        return room
 
     def along_edges(self, probabilities: Tensor, guide: Tensor) -> Tensor:
         """Return probabilities (classes, Z, Y, X) smoothed along the edges of the image, without ``reach`` voxels.
@@ -152,10 +161,10 @@ class LocalPredictor:
 
     def told(self, features: Tensor) -> Tensor:
         """Return what the networks say about features (features, Z, Y, X), float32 (classes, Z, Y, X)."""
-        flat = features.flatten(1)
+        flat, tell = features.flatten(1), self.network.ready()
         told = flat.new_empty(len(self.values), flat.shape[1])
         for start in range(0, flat.shape[1], _CHUNK):
-            told[:, start : start + _CHUNK] = self.network(flat[:, start : start + _CHUNK])
+            told[:, start : start + _CHUNK] = tell(flat[:, start : start + _CHUNK])
         return told.view(-1, *features.shape[1:])
 
 
@@ -172,21 +181,14 @@ def _guided(probabilities: Tensor, guide: Tensor, fine: Axes, edge: float) -> tu
     """
     mean, variance = local_variance(guide, fine)
     variance.add_(edge)
-    inner, lost = cropped(guide, tuple(4 * f for f in fine)), 4 * fine[0]
+    inner = cropped(guide, tuple(4 * f for f in fine))
     out = probabilities.new_empty(len(probabilities), *inner.shape[1:])
-
-    def fitted(each: Tensor, guide: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    for index in range(len(out) - 1):
+        each = probabilities[index : index + 1]
         level = smoothed(each, fine)
         slope = smoothed(each * guide, fine).addcmul_(mean, level, value=-1).div_(variance)
-        return torch.cat([level.addcmul_(slope, mean, value=-1), slope])
-
-    def applied(lines: Tensor, inner: Tensor) -> Tensor:
-        offset, slope = smoothed(lines, fine).split(1)
-        return torch.addcmul(offset, slope, inner)
-
-    for index in range(len(out) - 1):
-        lines = by_planes(fitted, lost, probabilities[index : index + 1], guide, mean, variance)
-        out[index : index + 1] = by_planes(applied, lost, lines, inner)
+        level.addcmul_(slope, mean, value=-1)
+        torch.addcmul(smoothed(level, fine), smoothed(slope, fine), inner, out=out[index : index + 1])
     out[-1] = 1 - out[:-1].sum(dim=0)
     return out, inner
 

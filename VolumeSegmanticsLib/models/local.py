@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +50,20 @@ class LocalNetwork(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the mean probabilities (classes, N) that the members give to features (features, N) as measured."""
+        return self.ready()(features)
+
+    def ready(self) -> Callable[[Tensor], Tensor]:
+        """Return ``forward`` for many calls: what the weights alone decide is computed now."""
         weight = self.weights[0] / self.deviation.T
-        offset = self.offsets[0] - weight @ self.mean
-        members, width = weight.shape[:2]
-        hidden = torch.addmm(offset.flatten()[:, None], weight.flatten(0, 1), features).relu_().view(members, width, -1)
-        hidden = torch.baddbmm(self.offsets[1], self.weights[1], hidden).relu_()
-        logits = torch.baddbmm(self.offsets[2] + self.bias[:, None], self.weights[2], hidden)
-        return logits.softmax(dim=1).mean(dim=0)
+        first = (self.offsets[0] - weight @ self.mean).flatten()[:, None], weight.flatten(0, 1)
+        last, members = self.offsets[2] + self.bias[:, None], len(weight)
+
+        def answer(features: Tensor) -> Tensor:
+            hidden = torch.addmm(*first, features).relu_().view(members, -1, features.shape[1])
+            hidden = torch.baddbmm(self.offsets[1], self.weights[1], hidden).relu_()
+            return torch.baddbmm(last, self.weights[2], hidden).softmax(dim=1).mean(dim=0)
+
+        return answer
 
 
 def _drawn(members: int, outputs: int, inputs: int) -> nn.Parameter:
