@@ -345,15 +345,17 @@ def test_ctrl_c_stops_at_the_next_report(run, monkeypatch):
 
 
 def test_the_second_ctrl_c_insists(run, monkeypatch):
+    ended = []
+
     def evaluate(*_, **__):
         for delay in (0.1, 0.3):
             threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
         time.sleep(20)  # deaf
+        ended.append(True)
 
     monkeypatch.setattr(api, "evaluate", evaluate)
-    start = time.monotonic()
     assert run(*EVALUATE)[0] == CANCELLED
-    assert time.monotonic() - start < 10
+    assert not ended
 
 
 def test_every_setting_has_its_flag_or_is_told_in_the_help(capsys):

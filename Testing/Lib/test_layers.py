@@ -70,7 +70,6 @@ PACKAGES = {
     "scipy": Package(layer=1),
     "SimpleITK": Package(layer=1),
     "nrrd": READER,
-    "slicerio": READER,
     "mrcfile": READER,
     "tifffile": READER,
     "imagecodecs": READER,

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -269,10 +268,8 @@ def test_a_signal_stops_the_job_and_is_code_3(a_folder):
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         process.send_signal(signal.SIGTERM)
-        asked = time.monotonic()
         said = process.stderr.read()
         assert process.wait() == 3
-    assert time.monotonic() - asked < 5
     assert said.endswith("Cancelled.\n")
     assert not any(child.is_running() for child in children)
     assert not Path("m.safetensors").exists()

@@ -83,9 +83,6 @@ NEEDED = (
     Requirement("matplotlib", ">=3.8", "pictures in reports", 25),
 )
 
-NOT_FOR_THE_WORKER = ("slicerio",)
-"""Dependencies of the package for the shell that no run needs."""
-
 # fmt: off
 PROBE = """
 import importlib, importlib.metadata, json, sys
