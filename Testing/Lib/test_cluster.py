@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,13 @@ def two_workers():
     """A scheduler with two worker processes, and a client that looks at them."""
     with cluster._started(2) as started, distributed.Client(started, set_as_default=False) as client:
         yield client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_tracker_is_left():
+    """Python leaves a process of its own behind those that it started; tests that come later count processes."""
+    yield
+    resource_tracker._resource_tracker._stop()
 
 
 @pytest.fixture
