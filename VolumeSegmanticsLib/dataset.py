@@ -178,7 +178,8 @@ class CropSource:
     """Draws crops around labelled voxels of several examples; the held-out labels are not among them.
 
     Some batches have fewer, wider crops. For the network the image ends at the border of a crop, and no pixel of a
-    small one is far from it: if it sees no others it may come to need that border, and fail in the middle of slices.
+    small one is far from it: if it sees no others it may come to need that border, and fail in the middle of slices,
+    first of all in planes across the annotated ones. Strokes lie in planes of all axes alike, and do without.
 
     Args:
         examples: Volumes and labels.
@@ -270,7 +271,7 @@ class CropSource:
         """Return side and number of the crops of a batch: as many pixels as ``count`` crops of the usual side."""
         chance, which = rng.random(), rng.random()
         forms = [(side, round(count * (self.shape.size / side) ** 2)) for side in self.wider]
-        wider = [form for form in forms if form[1] >= _FEWEST]
+        wider = [form for form in forms if form[1] >= _FEWEST and not self.has_strokes_only]
         return wider[int(which * len(wider))] if wider and chance < _WIDER_PART else (self.shape.size, count)
 
     def _draw(self, rng: np.random.Generator) -> CropPlace:
