@@ -262,6 +262,12 @@ def test_some_batches_have_fewer_wider_crops_of_as_many_pixels():
     assert 30 < shapes.count((2, 16, 16)) < 70
 
 
+def test_strokes_have_no_wider_crops(one_voxel):
+    source = source_of(one_voxel, size=8)
+    source.wider = (16,)
+    assert {tuple(labels.shape) for _, labels in source.batches(40, 8, PLAIN, round=1)} == {(8, 8, 8)}
+
+
 def test_wider_crops_are_no_wider_than_planes():
     def wider(side):
         zeros = np.zeros((4, side, side), np.uint8)
