@@ -13,7 +13,7 @@ from .events import EpochEnded, Event, Log, Report, ignore
 from .metrics import Scores
 from .volume import UNLABELLED, LabelMap, Volume
 
-MINUTES = 2.5  # of training; the rest takes about another minute on two cores
+MINUTES = 3.0  # of training; the rest takes about another minute on two cores
 
 
 @dataclass(frozen=True)
