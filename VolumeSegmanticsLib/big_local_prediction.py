@@ -21,7 +21,6 @@ import torch
 from .box import Box
 from .boxes import BoxPlan
 from .bricks import Bricks
-from .errors import ResourceError
 from .events import Log, Progress, Report
 from .intensity import Intensity
 from .io.lazy import LazyArray
@@ -61,16 +60,11 @@ def predict_in_boxes(
     if remark := Intensity.from_dict(model.card.intensity).remark_on(sample(image)):
         report(Log("warning", remark))
     stores = BoxStores.of(run.folder, run.plan, image, confidence=confidence)
-    try:
+    with run.disk_in_use():
         if not run.done:
             stores.create()
         _copy(image, run, stores, report)
         _answer(LocalPredictor(model, stores.seen(image), device), run, stores, report)
-    except OSError as error:
-        raise ResourceError(
-            f"The files in {run.folder} cannot be used ({error.strerror or error}).",
-            f"It takes {run.plan.disk_bytes / 1e9:.3g} GB there. The same command goes on where it was.",
-        ) from error
     return stores.prediction(image, model, run.plan)
 
 

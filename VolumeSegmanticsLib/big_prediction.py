@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from .blocks import Plan, Slab
 from .bricks import Bricks
 from .dataset import plane_scale
-from .errors import ResourceError
 from .events import Log, Progress, Report
 from .fusion import FULL, MaxTarget
 from .intensity import Intensity
@@ -97,15 +96,10 @@ def predict_in_slabs(
     if remark := Intensity.from_dict(model.card.intensity).remark_on(sample(image)):
         report(Log("warning", remark))
     stores = Stores.of(run, image)
-    try:
+    with run.disk_in_use():
         if not run.done:
             stores.create()
         _Slabs(image, views, run, stores, predictor, report).work()
-    except OSError as error:
-        raise ResourceError(
-            f"The files in {run.folder} cannot be used ({error.strerror or error}).",
-            f"It takes {run.plan.disk_bytes / 1e9:.3g} GB there. The same command goes on where it was.",
-        ) from error
     return stores.prediction(image, model, run.plan.thickness[0])
 
 

@@ -12,7 +12,7 @@ Everything is made of sums of shifted copies of whole blocks, which is several t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -217,31 +217,18 @@ def _texture(means: Tensor, octave: Octave) -> list[Tensor]:
     return [value.clamp_(min=0).sqrt_() for value in eigenvalues(*smooth[:6])] + smooth[6:]
 
 
-def by_planes(act: Callable[..., Tensor], lost: int, *blocks: Tensor) -> Tensor:
-    """Return what an act makes of blocks, computed a few planes at a time, so that they stay in the processor's cache.
-
-    Args:
-        act: Takes some planes of all blocks and returns its own (C, z, y, x) of them.
-        lost: How many planes fewer than the first block there are in the end.
-        blocks: (C, Z, Y, X); those with other numbers of planes have more or fewer on both sides.
-    """
-    planes = blocks[0].shape[1] - lost
-    step = max(1, _CACHED_VOXELS // blocks[0][:, 0].numel()) if blocks[0].device.type == "cpu" else planes
-    parts = [(start, min(step, planes - start)) for start in range(0, planes, step)]
-    out: Tensor | None = None
-    for start, count in parts:
-        made = act(*(block.narrow(1, start, count + block.shape[1] - planes) for block in blocks))
-        if len(parts) == 1:
-            return made
-        out = made.new_empty(len(made), planes, *made.shape[2:]) if out is None else out
-        out[:, start : start + count] = made
-    assert out is not None, "there are planes"
-    return out
-
-
 def smoothed(block: Tensor, axes: Axes) -> Tensor:
-    """Smooth with 1 4 6 4 1 along some axes; two voxels are lost on each side of them."""
-    return by_planes(lambda planes: _smoothed(planes, axes), 4 * axes[0], block)
+    """Smooth with 1 4 6 4 1 along some axes; two voxels are lost on each side of them.
+
+    On a CPU it goes a few planes at a time, so that they stay in the processor's cache.
+    """
+    depth, *sides = (n - 4 * chosen for n, chosen in zip(block.shape[1:], axes, strict=True))
+    step = max(1, _CACHED_VOXELS // block[:, 0].numel()) if block.device.type == "cpu" else depth
+    out = block.new_empty(len(block), depth, *sides)
+    for start in range(0, depth, step):
+        count = min(step, depth - start)
+        out[:, start : start + count] = _smoothed(block.narrow(1, start, count + 4 * axes[0]), axes)
+    return out
 
 
 def _smoothed(block: Tensor, axes: Axes) -> Tensor:

@@ -39,15 +39,14 @@ def dice_of_planes(
     Returns:
         One figure for each letter, over the classes of which every axis shows enough; none where that is no class.
     """
-    counts = {letter: sum(confusion(*each) for each in seen) for letter, seen in looks.items()}
-    enough = np.all([np.sum(each, axis=1) >= _ENOUGH for each in counts.values()], axis=0)
-    if not np.any(enough):
-        return {}
     nothing = np.zeros(len(classes), np.int64)
-    return {
-        letter: float(np.mean(np.asarray(Scores(classes, np.asarray(each), nothing).dice)[enough]))
-        for letter, each in counts.items()
+    start = np.zeros((len(classes), len(classes)), np.int64)
+    scores = {
+        letter: Scores(classes, sum((confusion(*each) for each in seen), start), nothing)
+        for letter, seen in looks.items()
     }
+    enough = np.all([each.true_voxels >= _ENOUGH for each in scores.values()], axis=0)
+    return {letter: float(each.dice[enough].mean()) for letter, each in scores.items()} if enough.any() else {}
 
 
 def much_worse(dice: dict[str, float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
@@ -12,6 +13,7 @@ from .blocks import AnyPlan
 from .errors import ResourceError
 from .events import Log, Report
 from .jobs import write_atomically
+from .memory import told
 
 BRICKS = ".bricks"
 """Suffix of the files that hold voxels."""
@@ -107,6 +109,21 @@ class Unfinished(Generic[AnyPlan]):
     def is_done(self, number: int) -> bool:
         """Tell whether one is finished."""
         return number < self.done or number in self.ahead
+
+    @contextlib.contextmanager
+    def disk_in_use(self) -> Iterator[None]:
+        """Work with files of the run.
+
+        Raises:
+            ResourceError: The disk is full, or files are gone.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f"The files in {self.folder} cannot be used ({error.strerror or error}).",
+                f"It takes {told(self.plan.disk_bytes)} there. The same command goes on where it was.",
+            ) from error
 
     @staticmethod
     def has_begun(folder: Path) -> bool:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ import pytest
 from VolumeSegmanticsLib.card import ModelCard
 from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.settings import TrainSettings
-from VolumeSegmanticsLib.volume import UNLABELLED, Volume
+from VolumeSegmanticsLib.volume import UNLABELLED, LabelMap, Volume
 
 AS_IS = {"low": [0.0], "high": [1.0], "mean": [0.0], "deviation": [1.0]}
 """Grey values 0 … 1 reach the network as they are."""
@@ -94,6 +98,43 @@ def the_tiny_model(a_card):
 def a_tiny_model(the_tiny_model):
     """A model of its own for every test."""
     return copy.deepcopy(the_tiny_model)
+
+
+@pytest.fixture(scope="session")
+def write_ball_and_slab():
+    """Write a noisy ball and a slab on a grid into a folder, and a local model that has learned them."""
+
+    def write(folder, grid):
+        from VolumeSegmanticsLib import io, train
+
+        z, y, x = np.indices(grid.shape)
+        truth = ((z - 12) ** 2 + (y - 14) ** 2 + (x - 14) ** 2 < 64).astype(np.uint8)
+        truth[:, int(0.7 * grid.shape[1]) :] = 2
+        image = (np.array([60, 150, 110])[truth] + np.random.default_rng(3).normal(0, 25, truth.shape)).clip(0, 255)
+        labels = np.full_like(truth, UNLABELLED)
+        labels[4::6] = truth[4::6]
+        volume = io.read_volume(io.write_volume(folder / "image.nrrd", Volume(image.astype(np.uint8), grid)))
+        classes = (LabelClass(0, "Matrix"), LabelClass(1, "Ball"), LabelClass(2, "Slab"))
+        painted = LabelMap.of(labels, grid, classes)
+        train(volume, painted, output=folder / "local.safetensors", model="local", validation_part=0.0)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def limit_and_peak():
+    """Return how many bytes a prediction in a process of its own was allowed in all, and how many it took."""
+
+    def measure(image, model, output, *, extra, warm_up, **options):
+        script = Path(__file__).parent / "workers" / "predict_and_measure.py"
+        words = [str(extra), json.dumps(warm_up), json.dumps(options)]
+        done = subprocess.run(
+            [sys.executable, script, image, model, output, *words], check=True, stdout=subprocess.PIPE
+        )
+        return json.loads(done.stdout)
+
+    return measure
 
 
 @pytest.fixture

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from VolumeSegmanticsLib import api, big_local_prediction, box_planning, boxes, io, planning, predict
+from VolumeSegmanticsLib import big_local_prediction, box_planning, boxes, io, planning, predict
 from VolumeSegmanticsLib.boxes import BoxPlan
 from VolumeSegmanticsLib.bricks import Bricks
-from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.cli import DONE, MENDABLE, main
 from VolumeSegmanticsLib.errors import Cancelled, ResourceError, SettingsError
 from VolumeSegmanticsLib.events import Log, Progress
 from VolumeSegmanticsLib.local_prediction import predict_locally
 from VolumeSegmanticsLib.models import Model
-from VolumeSegmanticsLib.volume import Grid, LabelMap, Volume
+from VolumeSegmanticsLib.volume import Grid
 
 DIE = Path(__file__).parent / "workers" / "predict_and_die.py"
 GRID = Grid((40, 52, 45), (2.0, 1.0, 1.0), (3.0, -7.5, 11.0))
@@ -31,22 +30,8 @@ class Died(BaseException):
 
 
 @pytest.fixture(scope="module")
-def the_files(tmp_path_factory):
-    """A noisy ball and a slab, and a local model that has learned them."""
-    z, y, x = np.mgrid[:40, :52, :45]
-    truth = ((z - 12) ** 2 + (y - 14) ** 2 + (x - 14) ** 2 < 64).astype(np.uint8)
-    truth[:, 36:] = 2
-    image = (np.array([60, 150, 110])[truth] + np.random.default_rng(3).normal(0, 25, truth.shape)).clip(0, 255)
-    labels = np.full_like(truth, 255)
-    labels[4::6] = truth[4::6]
-    folder = tmp_path_factory.mktemp("Proben für Ümit")
-    volume = io.read_volume(io.write_volume(folder / "image.nrrd", Volume(image.astype(np.uint8), GRID)))
-    classes = (LabelClass(0, "Matrix"), LabelClass(1, "Ball"), LabelClass(2, "Slab"))
-    api.train(
-        volume, LabelMap.of(labels, GRID, classes), output=folder / "local.safetensors", model="local",
-        validation_part=0.0,
-    )  # fmt: skip
-    return folder
+def the_files(tmp_path_factory, write_ball_and_slab):
+    return write_ball_and_slab(tmp_path_factory.mktemp("Proben für Ümit"), GRID)
 
 
 @pytest.fixture
@@ -269,30 +254,12 @@ def test_what_local_models_do_not_have_is_still_refused(a_folder):
 
 # Memory -------------------------------------------------------------------------------------------------------------
 
-MEASURE = """
-import sys
-from pathlib import Path
-import numpy as np
-from VolumeSegmanticsLib import memory, predict
-from VolumeSegmanticsLib.models import Model
-
-image, model, output, extra = sys.argv[1:]
-model = Model.load(model)
-predict(np.random.default_rng(0).random((64, 64, 64), np.float32), model, device="cpu")  # what is loaded only now
-allowed = memory.in_use() + int(extra)
-predict(image, model, output=output, device="cpu", memory=f"{allowed} B")
-status = Path("/proc/self/status").read_text()  # getrusage also counts what the parent held when it forked
-print(allowed, 1024 * int(status.split("VmHWM:")[1].split()[0]))
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted as on Linux")
-def test_memory_stays_within_what_is_allowed(a_folder, rng):
+def test_memory_stays_within_what_is_allowed(a_folder, rng, limit_and_peak):
     """The image has 38 MB, a box of 64 voxels a side takes some 100 MB, one of 128 more than is allowed."""
     np.save(a_folder / "large.npy", rng.random((1, 400, 400), np.float32).repeat(60, axis=0))
-    files = [str(a_folder / name) for name in ("large.npy", "local.safetensors", "out.nrrd")]
-    command = [sys.executable, "-c", MEASURE, *files, "400_000_000"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    allowed, peak = map(int, done.stdout.split())
+    files = (a_folder / name for name in ("large.npy", "local.safetensors", "out.nrrd"))
+    allowed, peak = limit_and_peak(*files, extra=400_000_000, warm_up=(64, 64, 64))
     assert peak < allowed

@@ -391,30 +391,12 @@ def test_a_limit_from_the_command_line_reaches_the_plan(a_folder, capsys):
 
 # Memory -------------------------------------------------------------------------------------------------------------
 
-MEASURE = """
-import sys
-from pathlib import Path
-import numpy as np
-from VolumeSegmanticsLib import memory, predict
-from VolumeSegmanticsLib.models import Model
-
-image, model, output, extra = sys.argv[1:]
-model = Model.load(model)
-predict(np.random.default_rng(0).random((8, 64, 64), np.float32), model, device="cpu")  # what is loaded only now
-allowed = memory.in_use() + int(extra)
-predict(image, model, output=output, axes="x", device="cpu", memory=f"{allowed} B")
-status = Path("/proc/self/status").read_text()  # getrusage also counts what the parent held when it forked
-print(allowed, 1024 * int(status.split("VmHWM:")[1].split()[0]))
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted as on Linux")
-def test_memory_stays_within_what_is_allowed(a_folder, rng):
-    """All at once would take 50 MB for the network, 64 MB for the image and 48 MB for class and probability."""
-    np.save(a_folder / "large.npy", rng.random((1, 400, 400), np.float32).repeat(100, axis=0))
-    files = [str(a_folder / name) for name in ("large.npy", "tiny.safetensors", "out.nrrd")]
-    command = [sys.executable, "-c", MEASURE, *files, "200_000_000"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    allowed, peak = map(int, done.stdout.split())
+def test_memory_stays_within_what_is_allowed(a_folder, rng, limit_and_peak):
+    """All at once would take 50 MB for the network, 51 MB for the image and 38 MB for class and probability."""
+    np.save(a_folder / "large.npy", rng.random((1, 400, 400), np.float32).repeat(80, axis=0))
+    files = (a_folder / name for name in ("large.npy", "tiny.safetensors", "out.nrrd"))
+    allowed, peak = limit_and_peak(*files, extra=130_000_000, warm_up=(8, 64, 64), axes="x")
     assert peak < allowed

@@ -11,9 +11,8 @@ import numpy as np
 import psutil
 import pytest
 
-from VolumeSegmanticsLib import api, cluster, io, orders, predict
+from VolumeSegmanticsLib import cluster, io, orders, predict
 from VolumeSegmanticsLib.boxes import BoxPlan
-from VolumeSegmanticsLib.classes import LabelClass
 from VolumeSegmanticsLib.cli import MENDABLE, main
 from VolumeSegmanticsLib.errors import (
     Cancelled,
@@ -26,7 +25,7 @@ from VolumeSegmanticsLib.errors import (
 from VolumeSegmanticsLib.events import Log, Progress
 from VolumeSegmanticsLib.settings import PredictSettings
 from VolumeSegmanticsLib.unfinished import Unfinished
-from VolumeSegmanticsLib.volume import Grid, LabelMap, Volume
+from VolumeSegmanticsLib.volume import Grid
 
 distributed = pytest.importorskip("distributed")
 
@@ -63,21 +62,9 @@ def small_boxes(two_workers):
 
 
 @pytest.fixture(scope="module")
-def the_files(tmp_path_factory, the_tiny_model):
-    """A noisy ball and a slab, a local model that has learned them, and a network that knows nothing."""
-    z, y, x = np.mgrid[:36, :40, :34]
-    truth = ((z - 12) ** 2 + (y - 14) ** 2 + (x - 14) ** 2 < 64).astype(np.uint8)
-    truth[:, 28:] = 2
-    image = (np.array([60, 150, 110])[truth] + np.random.default_rng(3).normal(0, 25, truth.shape)).clip(0, 255)
-    labels = np.full_like(truth, 255)
-    labels[4::6] = truth[4::6]
-    folder = tmp_path_factory.mktemp("Proben für Ümit")
-    volume = io.read_volume(io.write_volume(folder / "image.nrrd", Volume(image.astype(np.uint8), GRID)))
-    classes = (LabelClass(0, "Matrix"), LabelClass(1, "Ball"), LabelClass(2, "Slab"))
-    api.train(
-        volume, LabelMap.of(labels, GRID, classes), output=folder / "local.safetensors", model="local",
-        validation_part=0.0,
-    )  # fmt: skip
+def the_files(tmp_path_factory, the_tiny_model, write_ball_and_slab):
+    """An image, a local model that has learned it, and a network that knows nothing."""
+    folder = write_ball_and_slab(tmp_path_factory.mktemp("Proben für Ümit"), GRID)
     the_tiny_model.save(folder / "tiny.safetensors")
     return folder
 

@@ -43,6 +43,7 @@ def test_classes_that_one_axis_hardly_shows_do_not_count():
 def test_where_nothing_is_shown_often_enough_nothing_is_said():
     few = [[10, 0, 0], [0, 9, 0], [0, 0, 0]]
     assert dice_of(z=[RIGHT], y=[few]) == {}
+    assert dice_of(z=[RIGHT], y=[]) == {}
     assert much_worse({}) == ""
 
 
