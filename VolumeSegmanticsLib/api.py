@@ -189,7 +189,7 @@ def predict(
     for path in (output, confidence):
         if isinstance(path, str | Path):
             io.check_output(path)
-    loaded = _as_model(model)
+    loaded = _as_model(model) if settings.cluster else _as_answering_model(model)
     warn_of_views(loaded, settings, report)
     volume = _opened(image, is_grey=loaded.card.channels == 1)
     if settings.cluster:
@@ -315,7 +315,7 @@ def plan_prediction(
     settings = replace(settings or PredictSettings(), **_known(PredictSettings, changes))
     if settings.cluster:
         raise SettingsError("A plan is told for one machine, not for a cluster.", "Leave cluster out.")
-    loaded = _as_model(model)
+    loaded = _as_answering_model(model)
     volume = _opened(image, is_grey=loaded.card.channels == 1)
     if box is not None:
         volume = Box.of(box, volume.grid.shape).widened(BOX_MARGIN, volume.grid.shape).of_volume(volume)
@@ -452,6 +452,10 @@ def _as_model(model: Model | Trained | str | Path) -> Model:
     if isinstance(model, Trained):
         return model.model
     return model if isinstance(model, Model) else Model.load(model)
+
+
+def _as_answering_model(model: Model | Trained | str | Path) -> Model:
+    return Model.load_to_answer(model) if isinstance(model, str | Path) else _as_model(model)
 
 
 def _structure_of(parent: Model, settings: TrainSettings, report: Report) -> TrainSettings:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import SettingsError
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _TOLD = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt
+_LARGE, _LARGEST = 2**18, 2**25  # bytes; the larger is where glibc itself ends when large arrays come and go
 _UNKNOWN = 2 * 10**9  # bytes; a machine that does not tell has at least these
 
 
@@ -49,11 +54,32 @@ def in_use() -> int:
 
 def give_back() -> None:
     """Let the C library hand what was freed back to the machine; most keep it, glibc hands it over when asked."""
-    if sys.platform != "linux":
-        return
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
+    trim = _of_glibc("malloc_trim")
+    if trim:
         trim(0)
+
+
+@contextlib.contextmanager
+def without_gaps() -> Iterator[None]:
+    """While this is entered, large arrays that are freed leave no gaps behind: glibc maps each of them on its own.
+
+    That is for weights that are exchanged for others. Where arrays come and go all the time, mapping costs too much.
+    """
+    set_option = _of_glibc("mallopt")
+    if not set_option:
+        yield
+        return
+    set_option(_M_MMAP_THRESHOLD, _LARGE)
+    try:
+        yield
+    finally:
+        set_option(_M_MMAP_THRESHOLD, _LARGEST)
+        set_option(_M_TRIM_THRESHOLD, 2 * _LARGEST)
+        give_back()
+
+
+def _of_glibc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def _most_in_use() -> int:

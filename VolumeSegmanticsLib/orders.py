@@ -80,7 +80,7 @@ class Order:
 
     def way(self) -> Way:
         """Return the prediction, with image and model as this process reads them."""
-        return way_of(self.open_image(), Model.load(Path(self.folder) / MODEL), self)
+        return way_of(self.open_image(), Model.load_to_answer(Path(self.folder) / MODEL), self)
 
     def parts(self, way: Way, plan: WrittenPlan) -> Parts:
         """Return the parts of the prediction; files of different runs have different names."""

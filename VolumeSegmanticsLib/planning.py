@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -92,7 +93,7 @@ def begin_or_resume(way: Way, facts: Callable[[], Identity], outputs: Sequence[P
     if known:
         report(Log("info", f"An interrupted prediction goes on: {known.done} of {way.steps(known.plan)} steps."))
         return Run(outputs[0], known, way)
-    if way.surely_fits(budget(way.settings)) or (folder is None and not way.settings.memory):
+    if _surely_fits(way) or (folder is None and not way.settings.memory):
         return None
     divided, allowed = _planned(way)
     if not divided.on_disk:
@@ -107,6 +108,12 @@ def begin_or_resume(way: Way, facts: Callable[[], Identity], outputs: Sequence[P
     place = f'{memory.told(divided.disk_bytes)} in "{folder.name}"'
     report(Log("info", f"{divided.told()}, with {place} until it is done."))
     return Run(outputs[0], Unfinished.begin(folder, facts(), divided), way)
+
+
+def _surely_fits(way: Way) -> bool:
+    with contextlib.suppress(ResourceError):  # a model takes less in the end than when it was loaded
+        return way.surely_fits(budget(way.settings))
+    return False
 
 
 def _planned(way: Way) -> tuple[Any, int]:

@@ -21,7 +21,7 @@ from .events import Log, Progress, Report, ignore
 from .fusion import FULL, FUSIONS, Answer, Target
 from .intensity import Intensity
 from .models import Model, neighbours, standardised
-from .models.folding import folded
+from .models.folding import an_example, folded
 from .settings import MIRRORING, PredictSettings, augmentations
 from .slicing import planes
 from .threads import shared_fairly
@@ -30,8 +30,6 @@ from .volume import LabelMap, Volume
 
 BATCH_PIXELS = {"cpu": 2**17, "mps": 2**20, "cuda": 2**22}
 """Pixels in one batch, if nobody says otherwise: on a CPU few, so that what a layer leaves stays in the cache."""
-
-_FOLDING_SIDE = 128  # px; some networks take no less
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Predictor:
     """A model made ready to answer: on its device, batch norm folded, in the arithmetic of the settings.
 
     Args:
-        model: As loaded or trained; not changed.
+        model: As loaded or trained; not changed, unless it was loaded to answer.
         settings: The user's choice.
     """
 
@@ -62,11 +60,12 @@ class Predictor:
         self.multiple, self.smallest = model.multiple, model.smallest
         self.device = devices.choose(settings.device)
         self.dtype = devices.dtype(settings.precision, self.device)
-        channels = model.card.channels * (2 * self.neighbours + 1)
-        example = torch.randn(1, channels, _FOLDING_SIDE, _FOLDING_SIDE, generator=torch.Generator().manual_seed(0))
-        network = folded(model.network.cpu().float().eval(), example)
-        self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last).eval()
-        memory.give_back()  # of what folding took
+        with memory.without_gaps():
+            if model.made_of:
+                network = model.network
+            else:
+                network = folded(model.network.cpu().float().eval(), an_example(model.input_channels))
+            self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last).eval()
 
     def answer(self, slices: NDArray[np.float32], scale: tuple[float, float], *, every: bool) -> Answer:
         """Return what the network says about slices (N, H, W, C) with values 0 … 1.

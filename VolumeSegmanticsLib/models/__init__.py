@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .. import memory
 from ..card import ModelCard
 from ..errors import ModelError
 from ..intensity import Intensity
 from ..settings import TrainSettings
 from . import file, local, unet2d
+from .folding import an_example, fold
 
 Builder = Callable[[TrainSettings, int, int, int | None, str], nn.Module]
 
@@ -61,10 +64,12 @@ class Model:
     Attributes:
         card: Its facts.
         network: Takes standardised images (N, C, H, W), gives logits (N, classes, H, W).
+        made_of: Where it was loaded to answer, and cannot be trained or saved, the digest of what was loaded.
     """
 
     card: ModelCard
     network: nn.Module
+    made_of: str = ""
 
     @classmethod
     def new(cls, card: ModelCard, *, size: int | None, weights: str = "none") -> Model:
@@ -90,14 +95,41 @@ class Model:
         card, tensors = file.load(path)
         model = cls.new(card, size=None)
         unet2d.drop_absent_stages(model.network, tensors)
-        try:
-            model.network.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ModelError(
-                f'The weights in "{Path(path).name}" do not fit its card ({str(error).splitlines()[0]}).',
-                "Train the model again, or update segmentation-models-pytorch.",
-            ) from None
+        own = model.network.state_dict()
+        if own.keys() != tensors.keys():
+            raise _unfitting(path, "the parts are others")
+        for name, tensor in own.items():
+            kept = tensors[name]
+            if kept.shape != tensor.shape:
+                raise _unfitting(path, f"{name} is {tuple(kept.shape)}, not {tuple(tensor.shape)}")
+            tensor.copy_(kept)
         return model
+
+    @classmethod
+    def load_to_answer(cls, path: str | Path) -> Model:
+        """Read a model file for predictions alone: what ``Predictor`` makes of the weights takes their place.
+
+        Raises:
+            ModelError: As ``load``.
+        """
+        with memory.without_gaps():
+            model = cls.load(path)
+            if KINDS[model.card.model].is_local:
+                return model
+            model.made_of = model.digest()
+            if not fold(model.network.eval(), an_example(model.input_channels)):
+                model.network = cls.load(path).network.eval()
+        return model
+
+    def digest(self) -> str:
+        """Return a text that is the same for the same card and weights only."""
+        if self.made_of:
+            return self.made_of
+        digest = hashlib.sha256(self.card.to_json().encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def take_over(self, parent: Model) -> None:
         """Start with the weights of another model of the same structure; classes are matched by name.
@@ -116,7 +148,13 @@ class Model:
 
     def save(self, path: str | Path) -> Path:
         """Write the model as one file, atomically."""
+        assert not self.made_of, "it was loaded to answer"
         return file.save(path, self.network.state_dict(), self.card)
+
+    @property
+    def input_channels(self) -> int:
+        """How many channels its network sees, those of neighbouring slices included."""
+        return self.card.channels * (2 * neighbours(self.card) + 1)
 
     @property
     def multiple(self) -> int:
@@ -131,6 +169,13 @@ class Model:
     def logits(self, images: Tensor) -> Tensor:
         """Return logits (N, classes, H, W) for images (N, C, H, W) with values 0 … 1."""
         return self.network(standardised(images, Intensity.from_dict(self.card.intensity)))  # type: ignore[no-any-return]
+
+
+def _unfitting(path: str | Path, why: str) -> ModelError:
+    return ModelError(
+        f'The weights in "{Path(path).name}" do not fit its card ({why}).',
+        "Train the model again, or update segmentation-models-pytorch.",
+    )
 
 
 def _rows_matched(theirs: Tensor, own: Tensor, rows: list[int | None]) -> Tensor:

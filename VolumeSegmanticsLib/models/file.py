@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,38 @@ def save(path: str | Path, tensors: dict[str, Tensor], card: ModelCard) -> Path:
     return write_tensors(path, tensors, {CARD_KEY: card.to_json()})
 
 
-def load(path: str | Path) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Read a model file.
+def load(path: str | Path) -> tuple[ModelCard, Tensors]:
+    """Open a model file.
 
     Raises:
         ModelError: It is missing, truncated, foreign, or of a newer version.
     """
-    return read_card(path), read_tensors(Path(path))
+    return read_card(path), Tensors(Path(path))
+
+
+class Tensors(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read only when it is asked for, so that no two are in memory at a time.
+
+    Raises:
+        ModelError: The file is missing, truncated or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        read_metadata(path)
+        self._path = path
+        with _opened(path) as opened:
+            self._names = list(opened.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        with _opened(self._path) as opened:
+            tensor: Tensor = opened.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
@@ -58,9 +84,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: The file is missing, truncated or damaged.
     """
-    read_metadata(path)
+    return dict(Tensors(path))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        return dict(_safetensors().load_file(path))
+        with _safetensors().safe_open(path, framework="pt") as opened:
+            yield opened
     except Exception as error:
         raise ModelError(
             f'The model file "{path.name}" is damaged ({error}).', "Copy it again, or train it again."

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _CLOSE = 1e-3  # of the largest logit; a fold that changes more than this is not taken
+_SIDE = 128  # px of the example; some networks take no less
+
+
+def an_example(channels: int) -> Tensor:
+    """Return a picture of noise, always the same, on which a fold is observed."""
+    return torch.randn(1, channels, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
 
 
 def folded(network: nn.Module, example: Tensor) -> nn.Module:
@@ -19,15 +25,19 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
     because the output of a convolution is used twice, the copy is not folded.
     """
     copied = copy.deepcopy(network).eval()
+    return copied if fold(copied, example) else copy.deepcopy(network).eval()
+
+
+def fold(network: nn.Module, example: Tensor) -> bool:
+    """Fold batch norms of a network in place; False where it answers otherwise now, and is of no use any more."""
     with torch.inference_mode():
-        before = copied(example)
-    for convolution, norm in _pairs(copied, example):
-        _set(copied, convolution, fuse_conv_bn_eval(copied.get_submodule(convolution), copied.get_submodule(norm)))
-        _set(copied, norm, nn.Identity())
+        before = network(example)
+    for convolution, norm in _pairs(network, example):
+        _set(network, convolution, fuse_conv_bn_eval(network.get_submodule(convolution), network.get_submodule(norm)))
+        _set(network, norm, nn.Identity())
     with torch.inference_mode():
-        after = copied(example)
-    same = torch.allclose(before, after, atol=_CLOSE * float(before.abs().max()) + 1e-6, rtol=_CLOSE)
-    return copied if same else copy.deepcopy(network).eval()
+        after = network(example)
+    return torch.allclose(before, after, atol=_CLOSE * float(before.abs().max()) + 1e-6, rtol=_CLOSE)
 
 
 def _pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
