@@ -57,7 +57,9 @@ def environment(folder: Path) -> Path:
         if not (3, 10) <= sys.version_info[:2] < (3, 13):
             sys.exit(f"{PEER} needs Python 3.10, 3.11 or 3.12; run this script with one of these.")
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", PEER, "rich"], check=True
+        )  # it forgets to ask for rich
         (folder / "complete").touch()
     return python
 
