@@ -70,7 +70,7 @@ def _progress_text(event: Progress) -> str:
         return f"{event.stage} …"
     filled = _BAR * event.done // event.total
     left = f"  {_clock(event.eta_seconds)} left" if event.eta_seconds is not None else ""
-    return f"{event.stage:<8}[{'█' * filled}{'·' * (_BAR - filled)}] {event.done}/{event.total}{left}"
+    return f"{event.stage:<7} [{'█' * filled}{'·' * (_BAR - filled)}] {event.done}/{event.total}{left}"
 
 
 def _epoch_text(event: EpochEnded) -> str:

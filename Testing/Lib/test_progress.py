@@ -46,6 +46,7 @@ DRAWN = {
     "the beginning": (Progress("train", 0, 100), "train   [························] 0/100"),
     "a quarter": (Progress("train", 25, 100, 61.4), "train   [██████··················] 25/100  1:01 left"),
     "the end": (Progress("predict", 9, 9, 0), "predict [████████████████████████] 9/9  0:00 left"),
+    "a long word": (Progress("constrain", 0, 9), "constrain [························] 0/9"),
     "hours": (Progress("train", 1, 2, 3 * 3600 + 59), "train   [████████████············] 1/2  3:00:59 left"),
     "an unknown number": (Progress("read", 0, 0), "read …"),
     "one step": (Progress("write", 0, 1), "write …"),
