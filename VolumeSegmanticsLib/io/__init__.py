@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..classes import UNLABELLED, LabelClass
 from ..errors import Cancelled, DependencyError, InputError, ResourceError, SettingsError, VolumeSegmanticsError
@@ -56,6 +57,9 @@ FORMATS: tuple[Family, ...] = (
 
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 """Weights of red, green and blue: ITU-R BT.709."""
+
+_FEW_VALUES, _GRAINY = 64, 0.25
+"""More values than the first, in plain labels whose neighbours differ more often than the second, are grey values."""
 
 _MEANINGS = {"ignore": "unlabelled", "background": "background"}
 
@@ -216,8 +220,8 @@ def describe(path: AnyPath) -> dict[str, Any]:
     """Tell what a file holds, as JSON-able values; voxels are not loaded where the format permits.
 
     Returns:
-        ``format``, ``shape`` (Z, Y, X), ``spacing``, ``origin``, ``direction`` (as in ``Grid``), ``dtype``,
-        ``channels``, ``voxels``, and for segmentations ``classes``.
+        ``format``, ``shape`` (Z, Y, X), ``spacing``, its ``unit`` where the file tells one, ``origin``, ``direction``
+        (as in ``Grid``), ``dtype``, ``channels``, ``voxels``, and for segmentations ``classes``.
 
     Raises:
         InputError: There is no such file, its format is unknown, or it is damaged.
@@ -232,6 +236,7 @@ def describe(path: AnyPath) -> dict[str, Any]:
         "format": family.name,
         "shape": list(grid.shape),
         "spacing": list(grid.spacing),
+        **({"unit": header.unit} if header.unit else {}),
         "origin": list(grid.origin),
         "direction": [list(axis) for axis in grid.direction],
         "dtype": header.dtype.name,
@@ -245,6 +250,8 @@ def _family(path: Path) -> Family:
     for family in FORMATS:
         if family.matches(path):
             return family
+    if path.suffix.lower() == ".safetensors":
+        raise InputError(f'"{path.name}" is a model, not an image and no labels.', "Images come first: IMAGE MODEL.")
     known = ", ".join(suffix for family in FORMATS for suffix in family.suffixes)
     raise InputError(
         f'"{path.name}" has none of the known formats.', f"Known are {known}, and folders of TIFF or PNG slices."
@@ -334,7 +341,23 @@ def _painted(path: Path, volume: Volume) -> Painted:
             f'"{path}" holds 0 and {UNLABELLED} only, and {UNLABELLED} always means unlabelled.',
             "Save the mask as 0 and 1.",
         )
+    if len(labels.classes) > _FEW_VALUES and _changing(labels.array) > _GRAINY:
+        raise InputError(
+            f'"{path}" holds {len(labels.classes)} values, and neighbours often differ: this is an image, not labels.',
+            "Name the label file instead; a segmentation that does look so is read from .seg.nrrd.",
+        )
     return Painted(labels.array, labels.grid, labels.classes, "background", outside=UNLABELLED)
+
+
+def _changing(labels: NDArray[np.uint8]) -> float:
+    """Return which part of labelled neighbours along X differ; some planes stand for all."""
+    changes = pairs = 0
+    for plane in labels[:: max(1, len(labels) // 16)]:
+        one, other = plane[:, 1:], plane[:, :-1]
+        seen = (one != UNLABELLED) & (other != UNLABELLED)
+        changes += int(np.count_nonzero(seen & (one != other)))
+        pairs += int(np.count_nonzero(seen))
+    return changes / max(1, pairs)
 
 
 def _on_grid(path: Path, painted: Painted, grid: Grid, report: Report) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,14 @@ class Header:
         dtype: Type of one value.
         channels: Values a voxel.
         classes: The classes that the file names; empty for everything but segmentations.
+        unit: Of lengths, as the file calls it; empty where it does not tell, or tells several.
     """
 
     grid: Grid
     dtype: np.dtype[Any]
     channels: int = 1
     classes: tuple[LabelClass, ...] = ()
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ class Family:
         return path.name.lower().endswith(self.suffixes)
 
 
+def only(units: Iterable[str]) -> str:
+    """Return the one unit that axes have; empty where they have none, or several."""
+    told = {unit for unit in units if unit}
+    return told.pop() if len(told) == 1 else ""
+
+
 def storable(dtype: np.dtype[Any], held: tuple[str, ...], format_name: str) -> np.dtype[Any]:
     """Return the narrowest little-endian type among ``held`` that keeps every value of ``dtype``.
 
@@ -135,7 +143,10 @@ def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int
 
 
 def four_axes(path: Path, shape: tuple[int, ...]) -> InputError:
-    """Return the error of a file that holds more than one volume."""
+    """Return the error of a file that holds more than one volume, or less than a slice."""
+    if len(shape) < 3:
+        told = "one axis" if len(shape) == 1 else f"{len(shape)} axes"
+        return InputError(f'"{path}" has {told}, {shape}, and is no volume.', "A volume has the axes Z, Y and X.")
     return InputError(
         f'"{path}" has more than three axes: {shape}.', "Save one point in time, or one channel, as a file of its own."
     )

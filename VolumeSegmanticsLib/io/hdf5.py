@@ -74,9 +74,12 @@ def _dataset(path: Path) -> Iterator[Any]:
 def _found(file: Any, name: str) -> Any:
     found = file.get(name)
     if found is None or not hasattr(found, "dtype"):
-        told = ", ".join(_volumes(file)) or "none"
-        raise InputError(f'"{file.filename}" holds no dataset "/{name}".', f"Its volumes are: {told}.")
+        raise InputError(f'"{file.filename}" holds no dataset "/{name}".', _told_volumes(file))
     return found
+
+
+def _told_volumes(file: Any) -> str:
+    return f"Its volumes are: {', '.join(_volumes(file)) or 'none'}."
 
 
 def _default(file: Any) -> Any:
@@ -123,6 +126,8 @@ def _shape(path: Path, dataset: Any) -> tuple[int, ...]:
         shape = shape[1:]
     if len(shape) == 2:
         shape = (1, *shape)
+    if len(shape) < 2:
+        raise InputError(four_axes(path, shape).message, _told_volumes(dataset.file))
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] > MOST_CHANNELS):
         raise four_axes(path, dataset.shape)
     return shape[:3] if shape[3:] == (1,) else shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..volume import Grid, Volume
-from .family import INTEGERS, MOST_CHANNELS, REALS, Family, Header, cut_short, four_axes, mapped, storable
+from .family import INTEGERS, MOST_CHANNELS, REALS, Family, Header, cut_short, four_axes, mapped, only, storable
 from .nrrd_header import Fields, read_fields
 
 _TYPE_NAMES = {
@@ -214,7 +215,8 @@ def header(path: Path) -> Header:
     fields, _ = read_fields(path)
     axes = _Axes.of(path, fields)
     channels = 1 if axes.channel is None else int(fields["sizes"][axes.channel])
-    return Header(grid_of(path, fields), _dtype(path, fields), axes.colours(channels))
+    unit = only(re.findall('"([^"]*)"', _either(fields, "space units", "units", "")))
+    return Header(grid_of(path, fields), _dtype(path, fields), axes.colours(channels), unit=unit)
 
 
 def read(path: Path) -> Volume:

@@ -6,6 +6,7 @@ Files written here carry the whole geometry in their description, and ImageJ rea
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,9 @@ _GRID_KEY = "VolumeSegmanticsGrid="
 _MOST_BYTES = 2**32 - 2**25  # of voxels in a classic TIFF, whose offsets have 32 bits
 _ALPHA = (1, 2)
 """Values of the ExtraSamples tag that mean transparency."""
+
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it would tell stderr is told in sentences
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..volume import Grid, Volume
-from .family import MOST_CHANNELS, Family, Header, four_axes
+from .family import MOST_CHANNELS, Family, Header, four_axes, only
 from .lazy import LazyArray, Window
 from .pyramid import Level, halved, levels
 
@@ -54,11 +54,13 @@ class _Stored:
         array: As zarr opens it.
         names: Of its axes, one letter each, such as ``"czyx"``.
         grid: Where its voxels lie.
+        unit: Of lengths, as OME-Zarr tells it.
     """
 
     array: Any
     names: str
     grid: Grid
+    unit: str
 
     @property
     def channels(self) -> int:
@@ -87,7 +89,10 @@ def _stored(path: Path) -> _Stored:
 
     if not path.exists():
         raise InputError(f'There is no store "{path}".', "Check its name and folder.")
-    found = zarr.open(str(path), mode="r")
+    try:
+        found = zarr.open(str(path), mode="r")
+    except FileNotFoundError:  # zarr names its own classes here
+        raise InputError(f'"{path}" holds no Zarr array or group.', "Is it half copied? Export it again.") from None
     if hasattr(found, "shape"):
         return _known(path, found, *_level_of(path, found))
     levels = _multiscales(found.attrs).get("datasets")
@@ -122,7 +127,7 @@ def _known(path: Path, array: Any, pyramid: dict[str, Any], level: dict[str, Any
     shape = tuple(int(array.shape[names.index(name)]) if name in names else 1 for name in _SPACE)
     own = json.loads(array.attrs[GRID_KEY]) if GRID_KEY in array.attrs else None
     if own and tuple(own["shape"]) == shape:
-        return _Stored(array, names, Grid(**own))
+        return _Stored(array, names, Grid(**own), _unit(pyramid))
     step, first = np.ones(len(names)), np.zeros(len(names))
     for change in (*level.get("coordinateTransformations", ()), *pyramid.get("coordinateTransformations", ())):
         scale, shift = change.get("scale", step * 0 + 1), change.get("translation", first * 0)
@@ -130,7 +135,14 @@ def _known(path: Path, array: Any, pyramid: dict[str, Any], level: dict[str, Any
     at = [names.find(name) for name in _SPACE]
     z, y, x = (float(step[n]) if n >= 0 else 1.0 for n in at)
     place = [float(first[n]) if n >= 0 else 0.0 for n in at]
-    return _Stored(array, names, Grid((shape[0], shape[1], shape[2]), (z, y, x), (place[2], place[1], place[0])))
+    grid = Grid((shape[0], shape[1], shape[2]), (z, y, x), (place[2], place[1], place[0]))
+    return _Stored(array, names, grid, _unit(pyramid))
+
+
+def _unit(pyramid: dict[str, Any]) -> str:
+    """Return the unit of all axes in space; empty where they have none, or several."""
+    axes = [axis for axis in pyramid.get("axes", ()) if isinstance(axis, dict) and axis.get("type") == "space"]
+    return only(axis.get("unit", "") for axis in axes)
 
 
 def _axis_names(path: Path, array: Any, pyramid: dict[str, Any]) -> str:
@@ -149,7 +161,7 @@ def _axis_names(path: Path, array: Any, pyramid: dict[str, Any]) -> str:
 def header(path: Path) -> Header:
     """Tell what an array holds."""
     stored = _stored(path)
-    return Header(stored.grid, np.dtype(stored.array.dtype), stored.channels)
+    return Header(stored.grid, np.dtype(stored.array.dtype), stored.channels, unit=stored.unit)
 
 
 def read(path: Path) -> Volume:

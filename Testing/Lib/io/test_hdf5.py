@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_axes_of_one_voxel_do_not_count(shape, expected, a_file):
 def test_several_points_in_time_are_refused(a_file):
     with pytest.raises(InputError, match="more than three axes"):
         io.read_volume(f"{a_file(counts=np.zeros((2, 6, 7, 8)))}:/counts")
+
+
+@pytest.mark.parametrize(("array", "told"), [(np.arange(5.0), "has one axis, (5,)"), (3.0, "has 0 axes, ()")])
+def test_a_dataset_that_is_no_volume_is_told_with_those_that_are(array, told, a_file, an_array):
+    path = a_file(entry__tomo=an_array, entry__angles=array)
+    for act in (io.read_volume, io.open_volume, io.describe):
+        with pytest.raises(InputError, match=re.escape(told)) as error:
+            act(f"{path}:/entry/angles")
+        assert error.value.hint == "Its volumes are: /entry/tomo."
 
 
 def test_what_is_not_there_is_told(a_file, an_array, a_folder):

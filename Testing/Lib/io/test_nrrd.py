@@ -26,6 +26,21 @@ def write(path, voxels=b"", **fields):
     return path
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"space units": '"um" "um" "um"'}, "um"),
+        ({"units": '"um" "um" "um"'}, "um"),
+        ({"space units": '"um" "um" "s"'}, None),
+        ({"space units": "um"}, None),
+        ({}, None),
+    ],
+)
+def test_the_unit_of_lengths_is_told(fields, expected, a_folder):
+    path = write(a_folder / "v.nrrd", VOXELS.tobytes(), **fields)
+    assert io.describe(path).get("unit") == expected
+
+
 GEOMETRIES = {
     "LPS": (
         {"space": "left-posterior-superior", "space directions": "(2,0,0) (0,3,0) (0,0,4)", "space origin": "(1,2,3)"},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -119,6 +122,15 @@ def test_a_palette_image_holds_its_indices(a_folder):
     colours = np.zeros((3, 256), np.uint16)
     tifffile.imwrite(a_folder / "v.tif", VOXELS.astype(np.uint8) % 5, photometric="palette", colormap=colours)
     np.testing.assert_array_equal(io.read_labels(a_folder / "v.tif").array, VOXELS.astype(np.uint8) % 5)
+
+
+def test_stderr_is_left_to_our_sentences(a_folder):
+    path = io.write_volume(a_folder / "v.tif", Volume.of(np.zeros((40, 30, 20), np.uint8)))
+    path.write_bytes(path.read_bytes()[:12000])
+    code = "import sys; from VolumeSegmanticsLib import io; io.describe(sys.argv[1])"
+    ended = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert "invalid page offset" not in ended.stderr
+    assert "ImageJ series" not in ended.stderr
 
 
 def test_labels_are_compressed_and_volumes_are_not(a_folder):

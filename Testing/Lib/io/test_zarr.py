@@ -103,7 +103,7 @@ def test_axes_come_in_any_order(names, shape, expected, a_store):
 
 @pytest.mark.parametrize("shape", [(2, 6, 7, 8), (2, 1, 6, 7, 8), (1, 9, 6, 7, 8), (5,)])
 def test_what_is_no_volume_is_refused(shape, a_store):
-    with pytest.raises(InputError, match="three axes"):
+    with pytest.raises(InputError, match="three axes" if len(shape) > 3 else "one axis"):
         io.read_volume(a_store({"0": np.zeros(shape)}) / "0")
 
 
@@ -124,6 +124,23 @@ def test_a_store_is_replaced_and_other_folders_are_not(a_volume, a_folder):
     (a_folder / "mine.zarr" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.txt"):
         io.write_volume(a_folder / "mine.zarr", a_volume)
+
+
+def test_a_folder_without_an_array_is_told_in_our_words(a_folder):
+    (a_folder / "empty.zarr").mkdir()
+    with pytest.raises(InputError, match="holds no Zarr array or group") as error:
+        io.read_volume(a_folder / "empty.zarr")
+    assert "StorePath" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"), [(["micrometer"] * 3, "micrometer"), (["nanometer", "micrometer", "micrometer"], None)]
+)
+def test_the_unit_of_lengths_is_told(units, expected, a_store, an_array):
+    told = pyramid("zyx", ("0", (1, 1, 1)))
+    for axis, unit in zip(told["axes"], units, strict=True):
+        axis["unit"] = unit
+    assert io.describe(a_store({"0": an_array}, {"multiscales": [told]})).get("unit") == expected
 
 
 def test_a_store_that_is_not_there_is_told(a_folder):
