@@ -31,7 +31,7 @@ from .jobs import write_atomically
 from .local_prediction import predict_locally
 from .local_training import LocalTrainer
 from .metrics import Scores, score
-from .models import KINDS, Model, neighbours
+from .models import KINDS, Model, check_buildable, neighbours
 from .orientation import is_oriented
 from .planning import Estimate, Run, Way, begin_or_resume, estimate
 from .prediction import Prediction, predict_volume, warn_of_views
@@ -102,6 +102,8 @@ def train(
     parent = _as_model(start_from) if start_from is not None else None
     if parent is not None:
         settings = _structure_of(parent, settings, report)
+    else:
+        check_buildable(settings)
     report(Progress("read", 0, 1))
     is_grey = settings.channels == "grey" or (parent is not None and parent.card.channels == 1)
     volumes = [_as_volume(image, is_grey=is_grey) for image in _as_list(images)]

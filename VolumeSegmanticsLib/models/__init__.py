@@ -80,9 +80,7 @@ class Model:
             )
         settings = TrainSettings.from_dict(card.settings)
         channels = card.channels * (2 * neighbours(card) + 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(settings.seed)
-            network = KINDS[card.model].build(settings, channels, len(card.classes), size, weights)
+        network = _built(settings, channels, len(card.classes), size, weights)
         return cls(card, network.to(memory_format=torch.channels_last))
 
     @classmethod
@@ -169,6 +167,22 @@ class Model:
     def logits(self, images: Tensor) -> Tensor:
         """Return logits (N, classes, H, W) for images (N, C, H, W) with values 0 … 1."""
         return self.network(standardised(images, Intensity.from_dict(self.card.intensity)))  # type: ignore[no-any-return]
+
+
+def check_buildable(settings: TrainSettings) -> None:
+    """Make sure, before long work, that a model of some settings can begin: its weights, too, are fetched now.
+
+    Raises:
+        VolumeSegmanticsError: As ``unet2d.build``.
+    """
+    _built(settings, channels=1, classes=2, size=None, weights=settings.weights)
+
+
+def _built(settings: TrainSettings, channels: int, classes: int, size: int | None, weights: str) -> nn.Module:
+    """Return a network, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)
+        return KINDS[settings.model].build(settings, channels, classes, size, weights)
 
 
 def _unfitting(path: str | Path, why: str) -> ModelError:
