@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
+import re
 import signal
 import sys
 import threading
@@ -13,7 +15,7 @@ from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from . import __version__, worker
 from .errors import Cancelled, InputError, SettingsError, VolumeSegmanticsError
@@ -69,15 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, report: Report) -> None:
-    from . import api, distributed
-
     if len(options.files) % 2:
         raise InputError("Images and labels come in pairs.", "volseg train IMAGE LABELS [IMAGE LABELS …] -o MODEL")
-    settings = _settings(TrainSettings, options, _TRAIN_FLAGS)
+    settings, path = _settings(TrainSettings, options, _TRAIN_FLAGS), _model_path(options.output)
+    from . import api, distributed  # only now: loading torch takes seconds
+
     with distributed.joined(settings.device):
         trained = api.train(
             options.files[::2], options.files[1::2],
-            output=_model_path(options.output), start_from=options.start_from, settings=settings, report=report,
+            output=path, start_from=options.start_from, settings=settings, report=report,
         )  # fmt: skip
     scores = trained.card.scores
     text = f"{trained.path}\n"
@@ -93,9 +95,11 @@ def _model_path(path: Path) -> Path:
 
 
 def _predict(options: argparse.Namespace, report: Report) -> None:
-    from . import api
-
     settings = _settings(PredictSettings, options, _PREDICT_FLAGS)
+    if Path(options.image).suffix == ".safetensors":
+        raise InputError(f'"{options.image}" is a model, not an image.', "The order is IMAGE MODEL.")
+    from . import api  # only now: loading torch takes seconds
+
     if options.plan:
         estimate = api.plan_prediction(options.image, options.model, settings=settings)
         _tell(options, estimate.to_dict(), f"{estimate.text()}\n")
@@ -143,6 +147,9 @@ def _info(options: argparse.Namespace, report: Report) -> None:
     path = Path(options.file)
     if path.suffix == ".safetensors":
         facts: dict[str, Any] = dataclasses.asdict(read_card(path))
+        if not options.json:
+            facts["settings"] = TrainSettings.of_model(facts["model"], facts["settings"])
+            facts["scores"] = _rounded(facts["scores"])
     else:
         from . import io
 
@@ -171,6 +178,13 @@ def _tell(options: argparse.Namespace, facts: dict[str, Any], text: str) -> None
         return
     sys.stdout.write(json.dumps(facts, default=str) + "\n" if options.json else text)
     sys.stdout.flush()
+
+
+def _rounded(value: Any) -> Any:
+    """Return scores, or what is in them, with four digits."""
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _as_text(facts: dict[str, Any], indent: str = "") -> str:
@@ -210,7 +224,7 @@ class _Signals:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="volseg", description="From a few brush strokes to a full segmentation.")
+    parser = _Parser(prog="volseg", description="From a few brush strokes to a full segmentation.")
     parser.add_argument("--version", action="version", version=f"VolumeSegmantics {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -225,9 +239,13 @@ def _parser() -> argparse.ArgumentParser:
     predict = _command(commands, "predict", _predict, "segment an image with a model")
     predict.add_argument("image", metavar="IMAGE")
     predict.add_argument("model", metavar="MODEL")
-    predict.add_argument("-o", "--output", type=Path, required=True, metavar="LABELS", help="the label file to write")
+    output = predict.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="LABELS", help="the label file to write"
+    )
     predict.add_argument("--confidence", metavar="FILE", help="also write how sure the model is, in percent")
-    predict.add_argument("--plan", action="store_true", help="only tell what it will take: memory, disk and time")
+    predict.add_argument(
+        "--plan", action=_Instead, spares=output, help="only tell what it will take: memory, disk and time"
+    )
     _add_flags(predict, PredictSettings, _PREDICT_FLAGS)
 
     evaluate = _command(commands, "evaluate", _evaluate, "compare a prediction with the truth")
@@ -263,6 +281,37 @@ def _command(
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(command=function)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows the usage of the command that was given, and guesses what a misspelt word was meant to be."""
+
+    def parse_known_args(self, *arguments: Any) -> Any:  # type: ignore[override]
+        """Refuse unknown words here, where the flags of the command are known."""
+        options, unknown = super().parse_known_args(*arguments)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message, and with the known word that is nearest to the one it complains about."""
+        if found := re.search(r"(?:invalid choice: '|unrecognized arguments: )([^\s'=]+)", message):
+            known = re.findall(r"[\w-]+", message[found.end() :] + self.format_usage())
+            near = difflib.get_close_matches(found[1], known, n=1)
+            message += f"\nDid you mean {near[0]}?" if near else ""
+        super().error(message)
+
+
+class _Instead(argparse.Action):
+    """A flag of something else to do, for which another argument is not needed."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, spares: argparse.Action, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+        self._spares = spares
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: object) -> None:
+        setattr(options, self.dest, True)
+        self._spares.required = False
 
 
 class _TellRules(argparse.Action):

@@ -97,7 +97,7 @@ class Settings:
         return dataclasses.asdict(self)
 
     def check_for(self, model: str) -> None:
-        """Check that nothing was chosen that a model does not have.
+        """Check that nothing was chosen that a model does not have; "none" chooses nothing.
 
         Raises:
             SettingsError: With the models that have it.
@@ -105,11 +105,17 @@ class Settings:
         changed = self.changed()
         for field in dataclasses.fields(self):
             models = field.metadata["models"]
-            if field.name in changed and models and model not in models:
+            if changed.get(field.name, "none") != "none" and not _is_of(field, model):
                 raise SettingsError(
                     f'The model "{model}" has no setting {field.name}.',
                     f"Leave {field.name} out, or use {' or '.join(models)}.",
                 )
+
+    @classmethod
+    def of_model(cls, model: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of some values that a model has settings for."""
+        names = [field.name for field in dataclasses.fields(cls) if _is_of(field, model)]
+        return {name: values[name] for name in names if name in values}
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value!r}" for name, value in self.changed().items())
@@ -138,7 +144,7 @@ class TrainSettings(Settings):
     encoder: str = of_slices("resnet34", "Encoder, by its name in segmentation-models-pytorch or timm (tu-…).")
     encoder_depth: int = of_slices(0, "Stages of the encoder; 0 = what suits the architecture.", minimum=0, maximum=5)
     full_resolution: bool = of_slices(True, "Join the pixels themselves to the decoder: sharper edges from strokes.")
-    weights: str = setting("imagenet", '"imagenet", "none", another name that the encoder offers, or a local file.')
+    weights: str = of_slices("imagenet", '"imagenet", "none", another name that the encoder offers, or a local file.')
     neighbours: int = setting(
         1, "unet25d: slices seen on each side.", minimum=1, maximum=15, unit="slices", models=("unet25d",)
     )
@@ -178,8 +184,6 @@ class TrainSettings(Settings):
         augmentations(self.augment)
         self.check_for(self.model)
         rarities(self.rarity)
-        if self.model == "local" and self.weights not in ("imagenet", "none"):
-            raise SettingsError("local starts from no weights.", "Leave weights out.")
 
 
 @dataclass(frozen=True, repr=False)
@@ -197,18 +201,13 @@ class LiveSettings(TrainSettings):
     @classmethod
     def like(cls, settings: TrainSettings, *, memory: str = "") -> LiveSettings:
         """Return settings with all that a training's say about local models."""
-        ours = {f.name: getattr(settings, f.name) for f in dataclasses.fields(TrainSettings) if _is_local(f)}
-        weights = ours["weights"] if ours["weights"] in ("imagenet", "none") else "imagenet"
-        return cls(**{**ours, "model": "local", "weights": weights, "memory": memory})
+        ours = TrainSettings.of_model("local", settings.to_dict())
+        return cls(**{**ours, "model": "local", "memory": memory})
 
     @property
     def training(self) -> TrainSettings:
         """The settings of a training that comes to the same model."""
         return TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
-
-
-def _is_local(field: dataclasses.Field[Any]) -> bool:
-    return not field.metadata["models"] or "local" in field.metadata["models"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -297,6 +296,10 @@ def rarities(rarity: str) -> dict[str, float]:
             f'The setting rarity is "{rarity}".', 'Use "auto", "none", or factors such as "Pore=20, Fibre=2".'
         )
     return factors
+
+
+def _is_of(field: dataclasses.Field[Any], model: str) -> bool:
+    return not field.metadata["models"] or model in field.metadata["models"]
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,8 +95,24 @@ def test_info_tells_what_a_model_holds(run):
     _, out, _ = run("info", "tiny.safetensors")
     assert "Pöre" in out
     assert "resnet18" in out
+    assert "octaves" not in out
     _, out, _ = run("info", "image.nrrd", "--json")
     assert json.loads(out)["shape"] == [24, 40, 36]
+
+
+def test_info_tells_people_short_scores_and_programs_exact_ones(run, a_folder, a_tiny_model):
+    a_tiny_model.card = replace(
+        a_tiny_model.card, scores={"mean_dice": 0.98607639, "dice": {"Pöre": 1 / 3}, "n": 12345}
+    )
+    a_tiny_model.save(a_folder / "scored.safetensors")
+    _, out, _ = run("info", "scored.safetensors")
+    assert "mean_dice: 0.9861\n" in out
+    assert "Pöre: 0.3333\n" in out
+    assert "n: 12345\n" in out
+    _, out, _ = run("info", "scored.safetensors", "--json")
+    told = json.loads(out)
+    assert told["scores"]["mean_dice"] == 0.98607639
+    assert "octaves" in told["settings"]
 
 
 def test_flags_and_assignments_reach_the_settings(run, a_folder, monkeypatch):
@@ -133,6 +150,39 @@ def test_wrong_words_are_the_users_to_mend(line, capsys):
         main(line.split())
     assert ended.value.code == MENDABLE
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "usage", "guess"),
+    [
+        ("predict a b -o c --qualty low", "usage: volseg predict", "--quality"),
+        ("train a b -o c --epoch-s=3", "usage: volseg train", "--epochs"),
+        ("predct a b", "usage: volseg", "predict"),
+        ("evaluate a b --unpainted ignor", "usage: volseg evaluate", "ignore"),
+    ],
+)
+def test_a_misspelt_word_is_guessed_beside_the_usage_of_its_command(line, usage, guess, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    err = capsys.readouterr().err
+    assert ended.value.code == MENDABLE
+    assert err.startswith(usage)
+    assert err.endswith(f"\nDid you mean {guess}?\n")
+
+
+def test_a_plan_needs_no_place_for_a_result(run, a_folder):
+    before = {path.name for path in a_folder.iterdir()}
+    code, out, err = run("predict", "image.nrrd", "tiny.safetensors", "--plan")
+    assert code == DONE, err
+    assert "memory" in out
+    assert {path.name for path in a_folder.iterdir()} == before
+
+
+def test_wrong_settings_are_told_before_torch_is_loaded():
+    code = "import sys; from VolumeSegmanticsLib.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    for words in (("train", "a", "b", "-o", "m.safetensors"), ("predict", "a", "b", "-o", "c.nrrd")):
+        line = [sys.executable, "-c", code, *words, "--set", "nonsense=3"]
+        assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == f"{MENDABLE} False\n"
 
 
 # Bad input ----------------------------------------------------------------------------------------------------------
@@ -211,6 +261,10 @@ BAD = {
     "a truncated model": (lambda f: cut_off(f, "tiny.safetensors"), PREDICT, "truncated"),
     "a foreign model": (write_foreign_model, PREDICT, "no model of VolumeSegmantics"),
     "an image for a model": (nothing, ("predict", "image.nrrd", "image.nrrd", "-o", "new.nrrd"), "not a model"),
+    "a model for an image": (nothing, ("predict", "tiny.safetensors", "image.nrrd", "-o", "new.nrrd"), "IMAGE MODEL"),
+    "a model to learn from": (
+        nothing, ("train", "tiny.safetensors", "labels.nrrd", "-o", "new.safetensors", *TINY), "is a model"
+    ),
     "no such model": (nothing, ("predict", "image.nrrd", "nowhere.safetensors", "-o", "new.nrrd"), "no model file"),
     "a truncated model to go on from": (
         lambda f: cut_off(f, "tiny.safetensors"), (*TRAIN, "--start-from", "tiny.safetensors"), "truncated"
@@ -227,6 +281,10 @@ BAD = {
         "another pair",
     ),
     "weights that are not there": (nothing, (*TRAIN, "--weights", "nowhere.pth"), "nowhere.pth"),
+    "weights that are not there, before no image": (
+        nothing, ("train", "nowhere.nrrd", "labels.nrrd", "-o", "new.safetensors", *TINY, "--weights", "nowhere.pth"),
+        "nowhere.pth",
+    ),
     "a device that is not there": (nothing, (*TRAIN, "--device", "cuda:99"), "cuda:99"),
     "a device that is not there to predict": (nothing, (*PREDICT, "--device", "tpu"), "tpu"),
     "arithmetic that is not there": (nothing, (*PREDICT, "--device", "cpu", "--precision", "float16"), "float16"),
