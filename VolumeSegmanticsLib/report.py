@@ -32,6 +32,7 @@ ERROR = LabelClass(1, "Wrong", (0.90, 0.10, 0.10))
 
 OPACITY_OF_STROKES = 1.0
 OPACITY_OF_LABELS = 0.65
+OPACITY_ON_BLACK = 1.0  # so that colours are those of the legend
 OPACITY_WHERE_NOT_SCORED = 0.2
 
 MANY_CLASSES = 12
@@ -254,12 +255,12 @@ def evaluation_picture(
     _draw_overlaps(bars, scores)
     _draw_confusion(matrix, scores)
     _draw_fractions(fractions, scores)
-    _draw_worst_slice(below, backdrop, prediction, truth)
+    _draw_worst_slice(below, backdrop, prediction, truth, OPACITY_OF_LABELS if image else OPACITY_ON_BLACK)
     return _save(figure, path)
 
 
 def _draw_overlaps(axes: Axes, scores: Scores) -> None:
-    _draw_pairs(axes, scores, {"Dice": scores.dice, "Jaccard": scores.jaccard}, digits=2)
+    _draw_pairs(axes, scores, {"Dice": scores.dice, "Jaccard": scores.jaccard}, whole=1)
     axes.set_ylim(0, 1.19)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.axhline(scores.baseline.mean_dice, color=INK, linewidth=1, linestyle=":", zorder=0)
@@ -269,23 +270,30 @@ def _draw_overlaps(axes: Axes, scores: Scores) -> None:
 
 def _draw_fractions(axes: Axes, scores: Scores) -> None:
     parts = {"Truth": 100 * scores.true_fractions, "Result": 100 * scores.predicted_fractions}
-    _draw_pairs(axes, scores, parts, digits=1)
+    _draw_pairs(axes, scores, parts, whole=100)
     axes.set_ylim(0, 1.19 * max(float(np.nanmax(values)) for values in parts.values()))
     axes.set_title("Volume fraction, %", fontsize=11)
 
 
-def _draw_pairs(axes: Axes, scores: Scores, figures: dict[str, NDArray[np.float64]], *, digits: int) -> None:
+def _draw_pairs(axes: Axes, scores: Scores, figures: dict[str, NDArray[np.float64]], *, whole: int) -> None:
     """Draw two bars a class, with their numbers where there is room; NaN is no bar."""
     places = np.arange(len(scores.classes))
     for shift, color, (name, values) in zip((-0.2, 0.2), (COLD, WARM), figures.items(), strict=True):
         bars = axes.bar(places + shift, np.nan_to_num(values), 0.38, color=color, label=name)
         if len(places) <= MANY_CLASSES // 2:
-            numbers = ["none" if np.isnan(v) else f"{v:.{digits}f}" for v in values]
+            numbers = ["none" if np.isnan(v) else _part_text(v, whole) for v in values]
             axes.bar_label(bars, numbers, fontsize=7.5, padding=1)
     _name_ticks(axes, "x", scores.classes)
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", ncols=2, frameon=False, fontsize=8.5)
+
+
+def _part_text(part: float, whole: int) -> str:
+    """Return a part of 1 with two digits, of 100 with one; only the whole is told as such."""
+    digits = 2 if whole == 1 else 1
+    text = f"{part:.{digits}f}"
+    return f">{whole - 10**-digits:.{digits}f}" if part < whole <= float(text) else text
 
 
 def _name_ticks(axes: Axes, which: str, classes: Sequence[LabelClass]) -> None:
@@ -305,7 +313,7 @@ def _draw_confusion(axes: Axes, scores: Scores) -> None:
     if len(parts) <= MANY_CLASSES:
         for (row, column), part in np.ndenumerate(parts):
             shade = "white" if part > 0.5 else INK
-            axes.text(column, row, f"{100 * part:.1f}", ha="center", va="center", color=shade, fontsize=8.5)
+            axes.text(column, row, _part_text(100 * part, 100), ha="center", va="center", color=shade, fontsize=8.5)
     _name_ticks(axes, "x", scores.classes)
     _name_ticks(axes, "y", scores.classes)
     axes.set_xlabel("predicted as", fontsize=9)
@@ -313,22 +321,26 @@ def _draw_confusion(axes: Axes, scores: Scores) -> None:
     axes.set_title("Confusion, % of each true class", fontsize=11)
 
 
-def _draw_worst_slice(figure: Any, image: Volume, prediction: LabelMap, truth: LabelMap) -> None:
+def _draw_worst_slice(figure: Any, image: Volume, prediction: LabelMap, truth: LabelMap, opacity: float) -> None:
     pairs = match_classes(prediction, truth)
     errors = [int(wrong_voxels(p, t, pairs).sum()) for p, t in zip(prediction.array, truth.array, strict=True)]
     index = int(np.argmax(errors))
     grey = _displayable(image, 0, index, _grey_window(image))
     wrong = wrong_voxels(prediction.array[index], truth.array[index], pairs).astype(np.uint8)
-    scored = np.where(truth.array[index] != UNLABELLED, OPACITY_OF_LABELS, OPACITY_WHERE_NOT_SCORED)[..., None]
+    is_scored = truth.array[index] != UNLABELLED
+    scored = np.where(is_scored, opacity, OPACITY_WHERE_NOT_SCORED)[..., None]
     columns: tuple[tuple[str, NDArray[np.uint8], tuple[LabelClass, ...], Any], ...] = (
         ("Result", prediction.array[index], prediction.classes, scored),
-        ("Truth", truth.array[index], truth.classes, OPACITY_OF_LABELS),
+        ("Truth", truth.array[index], truth.classes, opacity),
         ("Wrong", wrong, (ERROR,), 1.0),
     )
-    for axes, (title, labels, classes, opacity) in zip(figure.subplots(1, 3), columns, strict=True):
-        _show(axes, _painted(grey, labels, classes, opacity), image.grid, 0)
+    panels = figure.subplots(1, 3)
+    for axes, (title, labels, classes, cover) in zip(panels, columns, strict=True):
+        _show(axes, _painted(grey, labels, classes, cover), image.grid, 0)
         axes.set_title(title, fontsize=11)
-    looked_at = max(1, int((truth.array[index] != UNLABELLED).sum()))
+    if not is_scored.all():
+        panels[0].set_xlabel("faint: unlabelled in the truth, not scored", fontsize=8.5)
+    looked_at = max(1, int(is_scored.sum()))
     share = 100 * errors[index] / looked_at
     figure.suptitle(f"Slice with most wrong voxels: Z = {index}, {errors[index]} wrong ({share:.1f} %)", fontsize=11)
     patches = [

@@ -153,6 +153,37 @@ def test_an_evaluation_shows_the_slice_with_most_wrong_voxels(tmp_path, a_predic
     assert told == ["Slice with most wrong voxels: Z = 4, 49 wrong (23.3 %)"]  # 7 rows × 7 columns of 14 × 15
 
 
+def test_the_classes_of_an_evaluation_have_the_colours_of_its_legend(tmp_path, a_truth):
+    path = evaluation_picture(tmp_path / "e.png", a_truth, a_truth, score(a_truth, a_truth))
+    for label in a_truth.classes:
+        assert pixels_of(path, label.color) > 10_000
+
+
+def test_an_evaluation_says_what_is_faint_where_something_is(tmp_path, a_truth, monkeypatch):
+    told = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_xlabel", lambda axes, text, **style: told.append(text))
+    everywhere = np.where(a_truth.array == 255, np.uint8(2), a_truth.array)
+    for array in (everywhere, a_truth.array):
+        truth = LabelMap(array, a_truth.grid, a_truth.classes)
+        evaluation_picture(tmp_path / "e.png", a_truth, truth, score(a_truth, truth))
+    assert [text for text in told if "faint" in text] == ["faint: unlabelled in the truth, not scored"]
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [
+        (0.996, 1, ">0.99"),
+        (1.0, 1, "1.00"),
+        (0.994, 1, "0.99"),
+        (99.97, 100, ">99.9"),
+        (100.0, 100, "100.0"),
+        (0, 1, "0.00"),
+    ],
+)
+def test_only_the_whole_is_told_as_such(part, whole, text):
+    assert report._part_text(part, whole) == text
+
+
 def test_an_evaluation_can_have_many_classes_and_strange_names(tmp_path):
     array = np.arange(6 * 14 * 16, dtype=np.int64).reshape(GRID.shape) % 40
     names = tuple(LabelClass(v, f"_$x_{v}^ a very long name of a mineral") for v in range(41))
