@@ -35,6 +35,9 @@ CHANNELS = ("keep", "grey")
 UNPAINTED = ("auto", "ignore", "background")
 AXIS_LETTERS = "zyx"
 
+_CHOICES_OF_ALL = {("weights", "none")}
+"""What every model may be given, whether it has the setting or not."""
+
 S = TypeVar("S", bound="Settings")
 
 
@@ -97,15 +100,15 @@ class Settings:
         return dataclasses.asdict(self)
 
     def check_for(self, model: str) -> None:
-        """Check that nothing was chosen that a model does not have; "none" chooses nothing.
+        """Check that nothing was chosen that a model does not have.
 
         Raises:
             SettingsError: With the models that have it.
         """
-        changed = self.changed()
+        changed = self.changed().items() - _CHOICES_OF_ALL
         for field in dataclasses.fields(self):
             models = field.metadata["models"]
-            if changed.get(field.name, "none") != "none" and not _is_of(field, model):
+            if field.name in dict(changed) and not _is_of(field, model):
                 raise SettingsError(
                     f'The model "{model}" has no setting {field.name}.',
                     f"Leave {field.name} out, or use {' or '.join(models)}.",
