@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .box import Box
 from .card import ModelCard
-from .dataset import Example
+from .dataset import Advice, Example
 from .events import Event, Log, Progress, Report, ignore
 from .local_prediction import predict_locally
 from .local_training import LocalTrainer
@@ -22,7 +21,8 @@ from .models import Model
 from .models.local import DEFAULT_OCTAVES
 from .prepare import Prepared
 from .settings import PredictSettings, TrainSettings
-from .volume import UNLABELLED, LabelMap
+from .slicing import labelled_counts
+from .volume import UNLABELLED
 
 SURE = 60
 """Percent; what the local model is less sure of is left unlabelled."""
@@ -55,43 +55,33 @@ class Advisor:
         self._card = replace(card, model="local", settings=self._settings.to_dict())
         self._prepared, self._reach, self._report = prepared, reach, report
 
-    def __call__(self, labels: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-        """Return for every volume what the local model is sure of around the strokes.
+    def __call__(self, examples: Sequence[Example]) -> list[Advice | None]:
+        """Return for every volume what the local model is sure of around the strokes; None where nothing is said.
 
         Args:
-            labels: Class indices (Z, Y, X) or ``UNLABELLED``, one array a volume: what it may learn.
-
-        Returns:
-            Arrays of the same form.
+            examples: What it may learn.
         """
-        learned = LocalTrainer(self._prepared_with(labels), self._card, self._settings, self._tell_progress).run()
-        examples = zip(self._prepared.examples, labels, strict=True)
-        return [self._sure_of(learned.model, example, each) for example, each in examples]
+        prepared = replace(self._prepared, examples=tuple(examples))
+        learned = LocalTrainer(prepared, self._card, self._settings, self._tell_progress).run()
+        return [self._sure_of(learned.model, example) for example in examples]
 
-    def _prepared_with(self, labels: Sequence[NDArray[np.uint8]]) -> Prepared:
-        examples = [replace(e, labels=each) for e, each in zip(self._prepared.examples, labels, strict=True)]
-        maps = [
-            LabelMap(np.where(each == UNLABELLED, each, m.array), m.grid, m.classes, m.unpainted)
-            for m, each in zip(self._prepared.label_maps, labels, strict=True)
-        ]
-        return replace(self._prepared, examples=tuple(examples), label_maps=tuple(maps))
-
-    def _sure_of(self, model: Model, example: Example, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        advised = np.full_like(labels, UNLABELLED)
-        box = _around(labels, self._reach)
+    def _sure_of(self, model: Model, example: Example) -> Advice | None:
+        box = _around(example, self._reach)
         if box is None:
-            return advised
+            return None
         if np.prod(box.shape) > MOST_VOXELS:
             self._report(Log("info", "The strokes lie too far apart for advice by a local model: they teach alone."))
-            return advised
+            return None
         settings = PredictSettings(device=self._settings.device)
         told = predict_locally(
             box.of_volume(example.image), model, settings, confidence=True, report=self._tell_progress
         )
         index = np.full(256, UNLABELLED, np.uint8)
         index[[c.value for c in model.card.classes]] = np.arange(len(model.card.classes))
-        advised[box.window] = np.where(np.asarray(told.confidence) >= SURE, index[told.labels.array], UNLABELLED)
-        return advised
+        labels = told.labels.array
+        for plane, sure in zip(labels, np.asarray(told.confidence), strict=True):  # in place: they are no one else's
+            plane[...] = np.where(sure >= SURE, index[plane], UNLABELLED)
+        return Advice(box, labels)
 
     def _tell_progress(self, event: Event) -> None:
         """Tell how far it is, in percent; its epochs and scores are not those of the network."""
@@ -100,11 +90,10 @@ class Advisor:
             self._report(Progress("advice", start + (stop - start) * event.done // max(1, event.total), 100))
 
 
-def _around(labels: NDArray[np.uint8], reach: int) -> Box | None:
+def _around(example: Example, reach: int) -> Box | None:
     """Return the box of all labels with some voxels around it; None where there are none."""
-    painted = labels != UNLABELLED
-    if not painted.any():
+    spans = [np.flatnonzero(of_axis) for of_axis in labelled_counts(example.labels, example.hidden)]
+    if not len(spans[0]):
         return None
-    others = ((1, 2), (0, 2), (0, 1))
-    spans = [np.flatnonzero(painted.any(axis=axes))[[0, -1]] + (0, 1) for axes in others]
-    return Box.of(spans, labels.shape).widened(reach, labels.shape)
+    shape = example.labels.shape
+    return Box.of([(span[0], span[-1] + 1) for span in spans], shape).widened(reach, shape)

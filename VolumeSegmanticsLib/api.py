@@ -107,8 +107,10 @@ def train(
     report(Progress("read", 0, 1))
     is_grey = settings.channels == "grey" or (parent is not None and parent.card.channels == 1)
     volumes = [_as_volume(image, is_grey=is_grey) for image in _as_list(images)]
-    maps = _read_all_labels(_as_list(labels), volumes, settings, report)
-    prepared = prepare(volumes, maps, axes=settings.axes, known=parent.card.classes if parent else (), report=report)
+    prepared = prepare(
+        volumes, _read_all_labels(_as_list(labels), volumes, settings, report),  # which are not kept
+        axes=settings.axes, known=parent.card.classes if parent else (), report=report,
+    )  # fmt: skip
     settings = _augmented_fittingly(settings, prepared, report)
     card = _card_to_begin_with(prepared, settings, parent)
     checkpoint = None
@@ -146,7 +148,8 @@ def _learned_from_slices(
     after_epoch: Callable[[Model], object] | None,
 ) -> Model:
     """Train a network on crops of slices."""
-    held_out = hold_out(prepared.label_maps, [c.value for c in prepared.classes], settings.validation_part)
+    labels = [example.labels for example in prepared.examples]
+    held_out = hold_out(labels, range(len(prepared.classes)), settings.validation_part)
     model, source = _begin(prepared, card, held_out, settings, parent, report)
     trainer = Trainer(
         model, source, settings, is_pretrained=parent is None and settings.weights != "none",
@@ -493,7 +496,7 @@ def _card_to_begin_with(prepared: Prepared, settings: TrainSettings, parent: Mod
         intensity=intensity.to_dict(),
         axes="".join(a for a in "zyx" if any(a in example.axes for example in prepared.examples)),
         spacing=images[0].grid.spacing,
-        unpainted=prepared.label_maps[0].unpainted,
+        unpainted=prepared.unpainted,
         settings=settings.to_dict(),
         parent=parent.card.name if parent else "",
     )
@@ -542,7 +545,8 @@ def _checkpoint(
     digest.update(parent.card.to_json().encode() if parent else b"")
     for example in prepared.examples:
         digest.update(np.ascontiguousarray(example.image.array[:: max(1, len(example.image.array) // 16)]))
-        digest.update(np.ascontiguousarray(example.labels))
+        for plane in example.labels:
+            digest.update(np.ascontiguousarray(plane))
     return Checkpoint(path.with_name(f"{path.stem}.unfinished{path.suffix}"), digest.hexdigest())
 
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .augment import Augmentation
+from .box import Box
 from .intensity import Intensity
 from .settings import AXIS_LETTERS
-from .slicing import HoldOut, LabelledVoxels, are_strokes, axis_shares, planes
+from .slicing import HoldOut, LabelledVoxels, are_strokes, axis_shares, planes, seen
 from .views import View
 from .volume import UNLABELLED, Volume
 
@@ -42,22 +43,50 @@ _WHOLE = slice(0, None)
 
 
 @dataclass(frozen=True)
+class Advice:
+    """Labels of lower weight beside those of the user.
+
+    Attributes:
+        box: Where they lie.
+        labels: uint8 (Z, Y, X) of the box: indices of classes, or ``UNLABELLED``.
+    """
+
+    box: Box
+    labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Example:
-    """A volume with its labels, both ready for training.
+    """A volume with its labels, both ready for training, and what of these is to be seen; nothing is copied for it.
 
     Attributes:
         image: As it was read.
         labels: uint8 (Z, Y, X): index of the class among those of the model, or ``UNLABELLED``.
         axes: Letters of the planes to learn.
+        hidden: Boxes whose labels are not seen.
+        advice: Is seen where no label is, its values greater by ``ADVISED``.
     """
 
     image: Volume
     labels: NDArray[np.uint8]
     axes: str
+    hidden: tuple[Box, ...] = ()
+    advice: Advice | None = None
+
+    def seen(self, box: Box) -> NDArray[np.uint8]:
+        """Return what is seen of the labels in a box, a copy."""
+        labels = seen(self.labels, box, self.hidden)
+        common = box.common(self.advice.box) if self.advice else None
+        if self.advice and common:
+            own = labels[common.seen_from(box.start).window]
+            advised = self.advice.labels[common.seen_from(self.advice.box.start).window]
+            free = (own == UNLABELLED) & (advised != UNLABELLED)
+            own[free] = advised[free] + np.uint8(ADVISED)
+        return labels
 
 
-Advisor = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.uint8]]]
-"""Takes the labels of all volumes, (Z, Y, X) of class indices or ``UNLABELLED``, and returns others."""
+Advisor = Callable[[Sequence[Example]], Sequence[Advice | None]]
+"""Takes what may be learned, and says more about each volume."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +144,18 @@ def cut(
     index, row, column = view.sides(place.voxel)
     scale = plane_scale(view, example.image.grid.spacing)
     native = [max(1, round(shape.size / s)) for s in scale]
-    labels = view.of(example.labels)[int(index)]
+    slices = view.of(example.image.array)
     window = tuple(
         _window(int(centre), moved * side, side, length)
-        for centre, moved, side, length in zip((row, column), shift, native, labels.shape, strict=True)
+        for centre, moved, side, length in zip((row, column), shift, native, slices.shape[1:], strict=False)
     )
-    slices = view.of(example.image.array)[(slice(None), *window)]
+    box = [(w.start, w.stop) for w in window]
+    box.insert(place.axis, (int(index), int(index) + 1))
+    labels = example.seen(Box.of(box, example.labels.shape)).squeeze(place.axis)
+    slices = slices[(slice(None), *window)]
     image = intensity.scale(neighbours_of(slices, int(index), shape.neighbours).reshape(-1, example.image.channels))
     image = image.reshape(*(w.stop - w.start for w in window), -1)
-    return _to_square(image, labels[window], native, shape.size)
+    return _to_square(image, labels, native, shape.size)
 
 
 def _window(centre: int, moved: float, side: int, length: int) -> slice:
@@ -200,28 +232,28 @@ class CropSource:
     advisor: Advisor | None = None
     wider: tuple[int, ...] = ()
     widest: int = 0
-    _labels: list[NDArray[np.uint8]] = field(init=False)
-    _shown: list[NDArray[np.uint8]] = field(init=False)
+    _shown: list[Example] = field(init=False)
     _voxels: list[LabelledVoxels] = field(init=False)
     _shares: list[NDArray[np.float64]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._use([self._without_slab(n) for n in range(len(self.examples))])
+        self._show([self._without_slab(n) for n in range(len(self.examples))])
 
     def release_held_out(self) -> None:
         """Let the held-out labels join the training."""
-        self._use([example.labels for example in self.examples])
+        self._show(list(self.examples))
 
     def take_advice(self) -> None:
         """Ask for labels beside those of the user; in batches they are greater by ``ADVISED``."""
         if self.advisor:
-            pairs = zip(self._labels, self.advisor(self._labels), strict=True)
-            self._shown = [_with_advice(labels, advised) for labels, advised in pairs]
+            self._shown = _without_advice(self._shown)
+            pairs = zip(self._shown, self.advisor(self._shown), strict=True)
+            self._shown = [replace(example, advice=advice) for example, advice in pairs]
 
-    def _use(self, labels: list[NDArray[np.uint8]]) -> None:
-        self._labels = self._shown = labels
-        self._voxels = [LabelledVoxels.of(each, np.random.default_rng(self.seed)) for each in labels]
-        self._shares = [axis_shares(each, e.axes) for each, e in zip(labels, self.examples, strict=True)]
+    def _show(self, examples: list[Example]) -> None:
+        self._shown = examples
+        self._voxels = [LabelledVoxels.of(e.labels, np.random.default_rng(self.seed), e.hidden) for e in examples]
+        self._shares = [axis_shares(e.labels, e.axes, e.hidden) for e in examples]
 
     @cached_property
     def has_strokes_only(self) -> bool:
@@ -236,13 +268,10 @@ class CropSource:
     def _balanced(self) -> float:
         return 0.0 if self.has_strokes_only else _BALANCED
 
-    def _without_slab(self, n: int) -> NDArray[np.uint8]:
+    def _without_slab(self, n: int) -> Example:
+        example = self.examples[n]
         slab = self.held_out.slabs[n] if self.held_out else None
-        if slab is None:
-            return self.examples[n].labels
-        labels = self.examples[n].labels.copy()
-        slab.of(labels)[...] = UNLABELLED
-        return labels
+        return replace(example, hidden=(slab.box(example.labels.shape),)) if slab else example
 
     def voxel_counts(self, classes: int) -> list[int]:
         """Return how many labelled voxels of each class index training has."""
@@ -289,8 +318,8 @@ class CropSource:
     def _crop(
         self, place: CropPlace, shift: tuple[float, float], size: int
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        example = Example(self.examples[place.example].image, self._shown[place.example], "")
-        return cut(example, place, replace(self.shape, size=size), self.intensity, shift=shift)
+        shape = replace(self.shape, size=size)
+        return cut(self._shown[place.example], place, shape, self.intensity, shift=shift)
 
     def validation_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor]]:
         """Return the fixed crops over the held-out slabs, in the form of ``batches``; empty without held-out labels."""
@@ -305,13 +334,13 @@ class CropSource:
         rng = np.random.default_rng((self.seed, 2**31 + 1))
         having = [n for n, e in enumerate(self.examples) if letter in e.axes and self._voxels[n].by_class]
         shape = replace(self.shape, size=self.widest or self.shape.size)
+        examples = _without_advice(self._shown)
         for _ in range(_LOOKS if having else 0):
             n = having[rng.integers(len(having))]
             by_class = self._voxels[n].by_class
             voxels = by_class[sorted(by_class)[rng.integers(len(by_class))]]
             place = CropPlace(n, AXIS_LETTERS.index(letter), tuple(voxels[rng.integers(len(voxels))]))
-            example = Example(self.examples[n].image, self._labels[n], "")
-            yield _as_tensors([cut(example, place, shape, self.intensity)])
+            yield _as_tensors([cut(examples[n], place, shape, self.intensity)])
 
     def _validation_places(self, rng: np.random.Generator) -> Iterator[tuple[CropPlace, Example]]:
         slabs = self.held_out.slabs if self.held_out else ()
@@ -319,13 +348,12 @@ class CropSource:
         for n, slab in enumerate(slabs):
             if slab is None:
                 continue
-            labels = np.full_like(self.examples[n].labels, UNLABELLED)
-            slab.of(labels)[...] = slab.of(self.examples[n].labels)
-            example = Example(self.examples[n].image, labels, "")
-            found = LabelledVoxels.of(labels, rng).by_class
+            example = self.examples[n]
+            example = replace(example, hidden=slab.beyond(example.labels.shape))
+            found = LabelledVoxels.of(example.labels, rng, example.hidden).by_class
             for m in range(each):
                 voxels = found[sorted(found)[m % len(found)]]
-                axis = AXIS_LETTERS.index(self.examples[n].axes[(m // len(found)) % len(self.examples[n].axes)])
+                axis = AXIS_LETTERS.index(example.axes[(m // len(found)) % len(example.axes)])
                 yield CropPlace(n, axis, tuple(voxels[rng.integers(len(voxels))])), example
 
 
@@ -333,9 +361,8 @@ def _shift(rng: np.random.Generator) -> tuple[float, float]:
     return float(rng.uniform(-0.4, 0.4)), float(rng.uniform(-0.4, 0.4))
 
 
-def _with_advice(labels: NDArray[np.uint8], advised: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    marked = np.where(advised == UNLABELLED, advised, advised + np.uint8(ADVISED))
-    return np.where(labels == UNLABELLED, marked, labels)
+def _without_advice(examples: Sequence[Example]) -> list[Example]:
+    return [replace(example, advice=None) for example in examples]
 
 
 def _as_tensors(crops: list[tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import devices
 from .box import Box
 from .card import ModelCard
+from .dataset import Example
 from .events import Progress, Report, ignore
 from .features import Features, local_variance
 from .intensity import Intensity
@@ -21,7 +22,8 @@ from .models.local import DEFAULT_OCTAVES
 from .neighbourhoods import aligned, boxes_around, cut, features_on, work
 from .prepare import Prepared
 from .settings import TrainSettings
-from .slicing import LabelledVoxels
+from .slicing import LabelledVoxels, seen_planes
+from .volume import UNLABELLED, value_counts
 
 _OCTAVES = (2, 1, 3)  # that are tried on held-out strokes; the first is left only for one that is clearly better
 _WORK = 16_000_000  # voxels whose features are computed at most: a few seconds
@@ -44,7 +46,7 @@ class LocalTrainer:
         self.prepared, self.card, self.settings, self.report = prepared, card, settings, report
         self.device = devices.choose(settings.device)
         self.intensity = Intensity.from_dict(card.intensity)
-        counts = np.sum([[*each.counts().values()] for each in prepared.label_maps], axis=0)
+        counts = np.sum([value_counts(seen_planes(e.labels, e.hidden)) for e in prepared.examples], axis=0)[:UNLABELLED]
         self.parts = parts_for(counts, settings.validation_part)
 
     def run(self) -> Learned:
@@ -65,7 +67,7 @@ class LocalTrainer:
             (n, features, box, voxels, values)
             for n, example in enumerate(self.prepared.examples)
             for features in (features_on(example.image.grid, octaves),)
-            for box, voxels, values in _labelled_boxes(example.labels, features, rng)
+            for box, voxels, values in _labelled_boxes(example, features, rng)
         ]
         kept = affordable([(values, work(box, features)) for _, features, box, _, values in boxes], rng)
         found, variances, classes, places = [], [], [], []
@@ -127,10 +129,10 @@ def parts_for(counts: NDArray[np.int64], part: float) -> int:
 
 
 def _labelled_boxes(
-    labels: NDArray[np.uint8], features: Features, rng: np.random.Generator
+    example: Example, features: Features, rng: np.random.Generator
 ) -> Iterator[tuple[Box, NDArray[np.intp], NDArray[np.int64]]]:
     """Yield boxes with their labelled voxels (n, 3) and the class indices of these."""
-    by_class = LabelledVoxels.of(labels, rng).by_class
+    by_class = LabelledVoxels.of(example.labels, rng, example.hidden).by_class
     if not by_class:
         return
     voxels = np.concatenate(list(by_class.values())).astype(np.intp)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .slicing import FEW_PLANES, plane_density
-from .volume import UNLABELLED
+from .slicing import FEW_PLANES, labelled_counts, plane_density
+from .volume import UNLABELLED, value_counts
 
 _BLOCKS = 4  # places along a side of the slice
 _WHOLE = 0.5  # part of a slice that is labelled in an annotated one, at least
@@ -30,16 +30,21 @@ def is_oriented(labels: Sequence[NDArray[np.uint8]]) -> bool:
     Returns:
         False also where too few slices are annotated to tell.
     """
-    return bool(labels) and all(any(_is_oriented(each, axis) for axis in range(3)) for each in labels)
+    return bool(labels) and all(_is_oriented_along_an_axis(each) for each in labels)
 
 
-def _is_oriented(labels: NDArray[np.uint8], axis: int) -> bool:
-    """Tell it from the slices perpendicular to an axis."""
+def _is_oriented_along_an_axis(labels: NDArray[np.uint8]) -> bool:
+    counts = labelled_counts(labels)
+    return any(_is_oriented(labels, axis, counts) for axis in range(3))
+
+
+def _is_oriented(labels: NDArray[np.uint8], axis: int, counts: list[NDArray[np.int64]]) -> bool:
+    """Tell it from the slices perpendicular to an axis; ``counts`` says how many voxels of every plane are labelled."""
     slices = np.moveaxis(labels, axis, 0)
-    annotated = [n for n, plane in enumerate(slices) if (plane != UNLABELLED).any()]
-    if len(annotated) < FEW_PLANES or plane_density(labels, axis) < _WHOLE or min(slices.shape[1:]) < _BLOCKS:
+    annotated = np.count_nonzero(counts[axis])
+    if annotated < FEW_PLANES or plane_density(counts, axis) < _WHOLE or min(slices.shape[1:]) < _BLOCKS:
         return False
-    places = _places(slices[annotated])
+    places = _places(slices)
     return min(_overlap(places, _mirrored(places, *turn)) for turn in _TURNS) < _ALIKE
 
 
@@ -49,9 +54,8 @@ def _mirrored(places: NDArray[np.float64], rows: int, columns: int, quarters: in
 
 def _places(slices: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return which part of each place every class fills, on the mean over all slices: (classes, places, places)."""
-    classes = np.unique(slices[slices != UNLABELLED])
-    blocks = [[np.bincount(block.ravel(), minlength=256) for block in row] for row in _blocks(slices)]
-    counts = np.array(blocks, float)[..., classes]
+    every = np.array([[value_counts(block) for block in row] for row in _blocks(slices)], float)[..., :UNLABELLED]
+    counts = every[..., every.any(axis=(0, 1))]
     return np.moveaxis(counts / np.maximum(counts.sum(axis=2, keepdims=True), 1), 2, 0)
 
 

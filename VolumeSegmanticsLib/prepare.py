@@ -13,7 +13,7 @@ from .dataset import Example
 from .errors import InputError
 from .events import Log, Report, ignore
 from .slicing import planes
-from .volume import UNLABELLED, LabelMap, Volume
+from .volume import UNLABELLED, LabelMap, Volume, value_counts
 
 FEW_VOXELS = 100  # of a class: with fewer, what is learned is a matter of luck
 
@@ -25,12 +25,12 @@ class Prepared:
     Attributes:
         examples: One a volume.
         classes: The output of the model, in this order.
-        label_maps: The labels with the model's class values, for choosing a hold-out.
+        unpainted: What the unpainted value 0 of the labels was taken for: ``"ignore"`` or ``"background"``.
     """
 
     examples: tuple[Example, ...]
     classes: tuple[LabelClass, ...]
-    label_maps: tuple[LabelMap, ...]
+    unpainted: str
 
 
 def prepare(
@@ -58,17 +58,14 @@ def prepare(
     classes, changes = merge_classes(*groups, known)
     for n, (group, change) in enumerate(zip(groups, changes, strict=False)):
         _tell_changes(n, group, change, report)
-    maps = tuple(
-        LabelMap(_mapped(each.array, change), each.grid, classes, each.unpainted)
-        for each, change in zip(visible, changes, strict=False)
-    )
-    _check_painted(maps, classes, report)
     index = {c.value: n for n, c in enumerate(classes)}
+    to_index = [{value: index[new] for value, new in change.items()} for change in changes]
     examples = tuple(
-        Example(image, _mapped(each.array, index), planes(image.grid, axes))
-        for image, each in zip(images, maps, strict=True)
+        Example(image, _mapped(each.array, own), planes(image.grid, axes))
+        for image, each, own in zip(images, visible, to_index, strict=False)
     )
-    return Prepared(examples, classes, maps)
+    _check_painted(examples, classes, report)
+    return Prepared(examples, classes, visible[0].unpainted)
 
 
 def _check_pairs(images: Sequence[Volume], labels: Sequence[LabelMap]) -> None:
@@ -101,7 +98,7 @@ def _where_finite(image: Volume, labels: LabelMap, report: Report) -> LabelMap:
             array = array.copy() if array is labels.array else array
             array[z][hidden] = UNLABELLED
             lost += int(hidden.sum())
-    if lost and (array == UNLABELLED).all():
+    if lost and not value_counts(array)[:UNLABELLED].any():
         raise InputError("All labels lie where the image holds no number (NaN).", "Paint where the image has values.")
     if lost:
         report(Log("warning", f"{lost} labelled voxels hold no number (NaN) in the image and are left out."))
@@ -113,8 +110,9 @@ def _painted(labels: LabelMap) -> tuple[LabelClass, ...]:
     return tuple(c for c in labels.classes if counts[c.value])
 
 
-def _check_painted(maps: Sequence[LabelMap], classes: tuple[LabelClass, ...], report: Report) -> None:
-    totals = {c: sum(each.counts()[c.value] for each in maps) for c in classes}
+def _check_painted(examples: Sequence[Example], classes: tuple[LabelClass, ...], report: Report) -> None:
+    counts = np.sum([value_counts(example.labels) for example in examples], axis=0).tolist()
+    totals = dict(zip(classes, counts, strict=False))
     painted = [c for c, count in totals.items() if count]
     if not painted:
         raise InputError("No voxel is labelled.", "Paint some voxels of at least two classes.")
@@ -135,9 +133,12 @@ def _tell_changes(n: int, group: tuple[LabelClass, ...], change: dict[int, int],
 
 
 def _mapped(labels: NDArray[np.uint8], change: dict[int, int]) -> NDArray[np.uint8]:
-    table = np.full(256, UNLABELLED, np.uint8)
-    for value, new in change.items():
-        table[value] = new
+    """Return the labels under other values; a copy only where these differ."""
     if all(value == new for value, new in change.items()):
         return labels
-    return table[labels]
+    table = np.full(256, UNLABELLED, np.uint8)
+    table[[*change]] = [*change.values()]
+    mapped = np.empty_like(labels)
+    for plane, source in zip(mapped, labels, strict=True):
+        plane[...] = table[source]
+    return mapped

@@ -6,14 +6,15 @@ another axis carries its labels into training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .box import Box
 from .settings import AXIS_LETTERS, axis_letters
-from .volume import UNLABELLED, Grid, LabelMap
+from .volume import UNLABELLED, Grid, value_counts
 
 LARGEST_ASPECT = 3.0
 """Planes whose pixels are longer than this many times their width are not worth learning unless asked for."""
@@ -40,6 +41,18 @@ class Slab:
         """Return the slab of an array (Z, Y, X) without copying."""
         return array[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
 
+    def box(self, shape: tuple[int, ...]) -> Box:
+        """Return the slab of a volume of a shape."""
+        return self._between(self.start, self.stop, shape)
+
+    def beyond(self, shape: tuple[int, ...]) -> tuple[Box, Box]:
+        """Return what lies before and behind the slab in a volume of a shape; both may be empty."""
+        return self._between(0, self.start, shape), self._between(self.stop, shape[self.axis], shape)
+
+    def _between(self, start: int, stop: int, shape: tuple[int, ...]) -> Box:
+        spans = [(start, stop) if axis == self.axis else (0, side) for axis, side in enumerate(shape)]
+        return Box((spans[0][0], spans[1][0], spans[2][0]), (spans[0][1], spans[1][1], spans[2][1]))
+
 
 @dataclass(frozen=True)
 class HoldOut:
@@ -52,6 +65,21 @@ class HoldOut:
 
     slabs: tuple[Slab | None, ...]
     for_good: bool
+
+
+def seen(labels: NDArray[np.uint8], box: Box, hidden: Sequence[Box] = ()) -> NDArray[np.uint8]:
+    """Return a copy of the labels in a box, ``UNLABELLED`` where other boxes hide them."""
+    part = labels[box.window].copy()
+    for each in hidden:
+        if common := box.common(each):
+            part[common.seen_from(box.start).window] = UNLABELLED
+    return part
+
+
+def seen_planes(labels: NDArray[np.uint8], hidden: Sequence[Box] = ()) -> Iterator[NDArray[np.uint8]]:
+    """Yield the planes (Y, X) of labels, ``UNLABELLED`` where boxes hide them; the labels are not changed."""
+    for z in range(len(labels)):
+        yield seen(labels, Box((z, 0, 0), (z + 1, *labels.shape[1:])), hidden)[0]
 
 
 def planes(grid: Grid, axes: str) -> str:
@@ -79,10 +107,10 @@ def _finest_axis(grid: Grid) -> int:
     return scores.index(max(scores))
 
 
-def plane_counts(labels: LabelMap, values: Sequence[int]) -> list[NDArray[np.int64]]:
+def plane_counts(labels: NDArray[np.uint8], values: Sequence[int]) -> list[NDArray[np.int64]]:
     """Return for each array axis how many voxels of each value every plane holds: three arrays (planes, values)."""
-    counts = [np.zeros((side, len(values)), np.int64) for side in labels.grid.shape]
-    for z, plane in enumerate(labels.array):
+    counts = [np.zeros((side, len(values)), np.int64) for side in labels.shape]
+    for z, plane in enumerate(labels):
         for n, value in enumerate(values):
             rows = np.count_nonzero(plane == value, axis=1)
             if rows.any():
@@ -92,12 +120,12 @@ def plane_counts(labels: LabelMap, values: Sequence[int]) -> list[NDArray[np.int
     return counts
 
 
-def hold_out(labels: Sequence[LabelMap], values: Sequence[int], part: float) -> HoldOut | None:
+def hold_out(labels: Sequence[NDArray[np.uint8]], values: Sequence[int], part: float) -> HoldOut | None:
     """Choose what validates: in each volume the slab that holds about ``part`` of every class.
 
     Args:
-        labels: One label map a volume.
-        values: The class values that count.
+        labels: One array (Z, Y, X) a volume.
+        values: Those that count.
         part: 0 to 0.5; 0 holds nothing out.
 
     Returns:
@@ -142,26 +170,43 @@ def _slab_score(held: NDArray[np.int64], totals: NDArray[np.int64], part: float)
     return float(np.minimum(shares, part).sum() - np.maximum(shares - part, 0).sum())
 
 
-def plane_density(labels: NDArray[np.uint8], axis: int) -> float:
-    """Return which part of its plane, perpendicular to an array axis, a labelled voxel finds labelled on the mean."""
-    others = tuple(a for a in range(3) if a != axis)
-    counts = np.count_nonzero(labels != UNLABELLED, axis=others).astype(float)
-    plane = np.prod([labels.shape[a] for a in others])
-    return float(np.square(counts).sum() / max(1.0, counts.sum()) / plane)
+def labelled_counts(labels: NDArray[np.uint8], hidden: Sequence[Box] = ()) -> list[NDArray[np.int64]]:
+    """Return for each array axis how many voxels of every plane are labelled, and not hidden."""
+    counts = [np.zeros(side, np.int64) for side in labels.shape]
+    for z, plane in enumerate(seen_planes(labels, hidden)):
+        is_labelled = plane != UNLABELLED
+        counts[1] += np.count_nonzero(is_labelled, axis=1)
+        counts[2] += np.count_nonzero(is_labelled, axis=0)
+        counts[0][z] = np.count_nonzero(is_labelled)
+    return counts
+
+
+def plane_density(counts: Sequence[NDArray[np.int64]], axis: int) -> float:
+    """Return which part of its plane, perpendicular to an array axis, a labelled voxel finds labelled on the mean.
+
+    Args:
+        counts: How many voxels of every plane are labelled, see ``labelled_counts``.
+        axis: Of the planes.
+    """
+    plane = np.prod([len(of_axis) for other, of_axis in enumerate(counts) if other != axis])
+    labelled = counts[axis].astype(float)
+    return float(np.square(labelled).sum() / max(1.0, labelled.sum()) / plane)
 
 
 def are_strokes(labels: NDArray[np.uint8]) -> bool:
     """Tell whether labels are brush strokes rather than annotated slices or regions: thin in every plane."""
-    return max(plane_density(labels, axis) for axis in range(3)) < STROKE_DENSITY
+    counts = labelled_counts(labels)
+    return max(plane_density(counts, axis) for axis in range(3)) < STROKE_DENSITY
 
 
-def axis_shares(labels: NDArray[np.uint8], axes: str) -> NDArray[np.float64]:
+def axis_shares(labels: NDArray[np.uint8], axes: str, hidden: Sequence[Box] = ()) -> NDArray[np.float64]:
     """Return how often planes of each axis should be learned from, (len(axes),), sum 1.
 
     A plane that crosses the labelled slices carries a few lines of labels only, and teaches less for the same work:
     the share goes with the square root of the part of its plane that a labelled voxel finds labelled.
     """
-    shares = np.sqrt([plane_density(labels, AXIS_LETTERS.index(letter)) for letter in axes])
+    counts = labelled_counts(labels, hidden)
+    shares = np.sqrt([plane_density(counts, AXIS_LETTERS.index(letter)) for letter in axes])
     return shares / shares.sum() if shares.sum() > 0 else np.full(len(axes), 1 / len(axes))
 
 
@@ -178,13 +223,13 @@ class LabelledVoxels:
     counts: dict[int, int]
 
     @classmethod
-    def of(cls, labels: NDArray[np.uint8], rng: np.random.Generator) -> LabelledVoxels:
-        """Find them, plane by plane; memory stays bounded for fully labelled volumes."""
-        counts = np.sum([np.bincount(plane[plane != UNLABELLED], minlength=UNLABELLED) for plane in labels], axis=0)
+    def of(cls, labels: NDArray[np.uint8], rng: np.random.Generator, hidden: Sequence[Box] = ()) -> LabelledVoxels:
+        """Find those that are not hidden, plane by plane; memory stays bounded for fully labelled volumes."""
+        counts = value_counts(seen_planes(labels, hidden))[:UNLABELLED]
         values = [int(v) for v in np.flatnonzero(counts)]
         kept = {value: min(1.0, _INDEXED_VOXELS / counts[value]) for value in values}
         found: dict[int, list[NDArray[np.int32]]] = {value: [] for value in values}
-        for z, plane in enumerate(labels):
+        for z, plane in enumerate(seen_planes(labels, hidden)):
             all_rows, all_columns = np.nonzero(plane != UNLABELLED)
             classes = plane[all_rows, all_columns]
             for value in np.unique(classes).tolist():

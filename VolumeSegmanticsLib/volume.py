@@ -7,7 +7,7 @@ reads as millimetres.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -215,7 +215,9 @@ class LabelMap:
         labels = _as_label_values(array)
         present = np.flatnonzero(value_counts(labels))
         if unpainted == "ignore" and 0 in present:
-            labels = np.where(labels == 0, np.uint8(UNLABELLED), labels)
+            labels = np.array(labels)
+            for plane in labels:
+                plane[plane == 0] = UNLABELLED
         known = {c.value: c for c in classes if not (unpainted == "ignore" and c.value == 0)}
         for value in present:
             if value != UNLABELLED and not (unpainted == "ignore" and value == 0):
@@ -245,7 +247,7 @@ class LabelMap:
         return replace(self, classes=classes)
 
 
-def value_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def value_counts(labels: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
     """Return how many voxels have each of the 256 values; plane by plane, as bincount alone takes 8 bytes a voxel."""
     counts = np.zeros(256, np.int64)
     for plane in labels:
@@ -267,7 +269,7 @@ def _as_label_values(array: Any) -> NDArray[np.uint8]:
         return values.astype(np.uint8)
     if values.dtype.kind not in "uif":
         raise InputError(f"Values of type {values.dtype} are no labels.", "Save the labels as integers.")
-    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+    if values.dtype.kind == "f" and not all(np.array_equal(plane, np.rint(plane)) for plane in values):
         raise InputError("The labels hold fractions or NaN.", "Labels are whole numbers: is this the image?")
     low, high = values.min(), values.max()
     if low < 0 or high > UNLABELLED:

@@ -12,12 +12,14 @@ from VolumeSegmanticsLib import advice
 from VolumeSegmanticsLib.advice import SURE, Advisor
 from VolumeSegmanticsLib.api import _card_to_begin_with, train
 from VolumeSegmanticsLib.augment import Augmentation
+from VolumeSegmanticsLib.box import Box
 from VolumeSegmanticsLib.classes import LabelClass
-from VolumeSegmanticsLib.dataset import ADVISED, CropShape, CropSource
+from VolumeSegmanticsLib.dataset import ADVISED, Advice, CropShape, CropSource
 from VolumeSegmanticsLib.errors import Cancelled
 from VolumeSegmanticsLib.events import EpochEnded, Log, Progress
 from VolumeSegmanticsLib.intensity import Intensity
 from VolumeSegmanticsLib.prepare import prepare
+from VolumeSegmanticsLib.slicing import labelled_counts
 from VolumeSegmanticsLib.training import Trainer
 from VolumeSegmanticsLib.volume import UNLABELLED, LabelMap, Volume
 
@@ -52,15 +54,13 @@ def an_advisor(prepared, tiny_settings, heard) -> Advisor:
 
 def test_advice_is_right_and_goes_beyond_the_strokes(an_advisor, prepared, a_scene, heard):
     """Of a second volume, which has no strokes, nothing is said; and only the progress is told."""
-    an_advisor._prepared = dataclasses.replace(
-        prepared, examples=prepared.examples * 2, label_maps=prepared.label_maps * 2
-    )
-    labels = prepared.examples[0].labels
-    advised, of_the_second = an_advisor([labels, np.full_like(labels, UNLABELLED)])
-    known = advised != UNLABELLED
-    assert known.sum() > 5 * (labels != UNLABELLED).sum()
-    assert np.mean(advised[known] == a_scene.truth[known]) > SURE / 100
-    assert (of_the_second == UNLABELLED).all()
+    first = prepared.examples[0]
+    second = dataclasses.replace(first, labels=np.full_like(first.labels, UNLABELLED))
+    advised, of_the_second = an_advisor([first, second])
+    known = advised.labels != UNLABELLED
+    assert known.sum() > 5 * (first.labels != UNLABELLED).sum()
+    assert np.mean(advised.labels[known] == a_scene.truth[advised.box.window][known]) > SURE / 100
+    assert of_the_second is None
     assert {event.stage for event in heard if isinstance(event, Progress)} == {"advice"}
     assert not any(isinstance(event, EpochEnded) for event in heard)
 
@@ -68,17 +68,17 @@ def test_advice_is_right_and_goes_beyond_the_strokes(an_advisor, prepared, a_sce
 def test_advice_knows_only_the_labels_that_are_shown_and_reaches_no_further_than_asked(an_advisor, prepared):
     """Held-out labels must not come back as advice: without strokes on the rod nothing is taken for a rod."""
     labels = prepared.examples[0].labels.copy()
-    labels[10:], labels[labels == 2] = UNLABELLED, UNLABELLED
-    (advised,) = an_advisor([labels])
-    assert set(np.unique(advised)) == {0, 1, UNLABELLED}
-    assert (advised[14] != UNLABELLED).any()
-    assert (advised[15:] == UNLABELLED).all()  # the strokes lie in slice 6, and 8 slices around it are of interest
+    labels[labels == 2] = UNLABELLED
+    slab = Box((10, 0, 0), labels.shape)
+    (advised,) = an_advisor([dataclasses.replace(prepared.examples[0], labels=labels, hidden=(slab,))])
+    assert set(np.unique(advised.labels)) == {0, 1, UNLABELLED}
+    assert (advised.labels[14] != UNLABELLED).any()
+    assert advised.box.stop[0] == 15  # the strokes lie in slice 6, and 8 slices around it are of interest
 
 
 def test_strokes_that_lie_far_apart_teach_alone(an_advisor, prepared, heard, monkeypatch):
     monkeypatch.setattr(advice, "MOST_VOXELS", 1000)
-    (advised,) = an_advisor([prepared.examples[0].labels])
-    assert (advised == UNLABELLED).all()
+    assert an_advisor(prepared.examples) == [None]
     assert any("too far apart" in event.text for event in heard if isinstance(event, Log))
 
 
@@ -89,7 +89,8 @@ def test_strokes_that_lie_far_apart_teach_alone(an_advisor, prepared, heard, mon
 def a_source(prepared) -> CropSource:
     example = prepared.examples[0]
     source = CropSource([example], None, Intensity.measure([example.image]), CropShape(32))
-    source.advisor = lambda labels: [np.ones_like(labels[0])]
+    whole = Box((0, 0, 0), example.labels.shape)
+    source.advisor = lambda examples: [Advice(whole, np.ones_like(examples[0].labels))]
     return source
 
 
@@ -136,9 +137,12 @@ def test_advice_is_for_strokes_unless_it_is_not_wanted(
 
 def test_held_out_strokes_are_asked_about_only_when_they_have_joined(a_scene, thin_strokes, tiny_settings, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        Advisor, "__call__", lambda self, labels: [asked.append((labels[0] != UNLABELLED).sum()) or labels[0]]
-    )
+
+    def ask(self, examples):
+        asked.extend(labelled_counts(example.labels, example.hidden)[0].sum() for example in examples)
+        return [None] * len(examples)
+
+    monkeypatch.setattr(Advisor, "__call__", ask)
     train(
         a_scene.image,
         thin_strokes,

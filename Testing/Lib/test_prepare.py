@@ -35,7 +35,6 @@ def test_output_channels_follow_the_class_values(an_image):
     assert [c.value for c in prepared.classes] == [3, 7]
     assert np.unique(prepared.examples[0].labels).tolist() == [0, 1, UNLABELLED]
     assert prepared.examples[0].labels[0, 0, 0] == 1  # value 7 is painted in the first plane
-    assert np.unique(prepared.label_maps[0].array).tolist() == [3, 7, UNLABELLED]
 
 
 def test_a_value_without_a_class_is_told(an_image):

@@ -130,7 +130,7 @@ def read_labels(
     for note in painted.notes:
         report(Log("warning", note))
     meaning = painted.unpainted if unpainted == "auto" else unpainted
-    if (array == 0).any():
+    if any((plane == 0).any() for plane in array):
         report(Log("info", f'0 in "{path.name}" was taken for {_MEANINGS[meaning]}.'))
     return LabelMap.of(array, grid or painted.grid, painted.classes, unpainted=meaning)
 
