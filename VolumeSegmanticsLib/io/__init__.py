@@ -8,6 +8,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,7 @@ from ..volume import Grid, LabelMap, Volume
 from . import folder, hdf5, itk, mrc, npy, nrrd, seg_nrrd, tiff, zarr
 from .atomic import replacing
 from .family import Family, Painted
-from .lazy import LazyArray, Window
+from .lazy import LazyArray, ReadBox, Window
 from .placing import placed, resampled
 
 __all__ = [
@@ -61,6 +63,8 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _FEW_VALUES, _GRAINY = 64, 0.25
 """More values than the first, in plain labels whose neighbours differ more often than the second, are grey values."""
 
+_EXPORT_AGAIN = "Is it damaged or half copied? Export it again."
+
 _MEANINGS = {"ignore": "unlabelled", "background": "background"}
 
 AnyPath = str | PathLike[str]
@@ -94,12 +98,17 @@ def open_volume(path: AnyPath) -> Volume:
     """Open a volume without bringing its voxels into memory, where the format permits.
 
     Its array is memory-mapped, or a ``LazyArray`` that reads the boxes it is cut with: ``array[2:5, :, 10:20]``.
-    Arguments and errors are those of ``read_volume``; damage inside the file may be found only later.
+    Arguments and errors are those of ``read_volume``; damage inside the file may be found only later, and is an
+    ``InputError`` then.
     """
     path = Path(path)
     family = _family(path)
     with _reading(path, family):
-        return (family.open or family.read)(path)
+        volume = (family.open or family.read)(path)
+    if not isinstance(volume.array, LazyArray):
+        return volume
+    read = partial(_read_part, path, family, volume.array.read)
+    return Volume(cast(Any, replace(volume.array, read=read)), volume.grid)
 
 
 def read_labels(
@@ -258,6 +267,11 @@ def _family(path: Path) -> Family:
     )
 
 
+def _read_part(path: Path, family: Family, read: ReadBox, window: Window) -> NDArray[Any]:
+    with _reading(path, family, "cannot be read: a part of it is damaged.", "Copy or export it again."):
+        return read(window)
+
+
 def _family_to_write(path: Path) -> Family:
     if hdf5.names_dataset(path):
         raise InputError(f'"{path}" is a part of a file, which is written as a whole.', "Name the file alone.")
@@ -265,8 +279,15 @@ def _family_to_write(path: Path) -> Family:
 
 
 @contextmanager
-def _reading(path: Path, family: Family) -> Iterator[None]:
-    """Turn whatever a parser raises into a sentence: the one place where everything is caught."""
+def _reading(path: Path, family: Family, wrong: str = "", remedy: str = "") -> Iterator[None]:
+    """Turn whatever a parser raises into a sentence: the one place where everything is caught.
+
+    Args:
+        path: What is read.
+        family: As what.
+        wrong: What it means that the parser fails; by default, that the file is none of its family.
+        remedy: What to do about that.
+    """
     try:
         yield
     except InputError as error:
@@ -280,14 +301,13 @@ def _reading(path: Path, family: Family) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f'"{path}" may not be read.', "Ask for the right to read it, or copy it.") from error
     except Exception as error:
-        if not path.exists():
+        if not source_of(path).exists():
             raise InputError(f'There is no file "{path}".', "Check its name and folder.") from error
         if "requires the 'imagecodecs' package" in str(error):
             raise _missing(ImportError(name="imagecodecs")) from error
         reason = " ".join((str(error).strip().splitlines() or [""])[-1].split())
-        raise InputError(
-            f'"{path}" cannot be read as {family.name}.', f"Is it damaged or half copied? Export it again. ({reason})"
-        ) from error
+        wrong, remedy = wrong or f"cannot be read as {family.name}.", remedy or _EXPORT_AGAIN
+        raise InputError(f'"{path}" {wrong}', f"{remedy} ({reason})") from error
 
 
 @contextmanager

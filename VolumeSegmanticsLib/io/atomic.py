@@ -2,32 +2,99 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from ..process_tree import is_running
+
+_MARK = ".writing-"
+_AT_ONCE = 16  # files that the disk is waited for at the same time: it takes in several in one go
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a draft's path; when the block ends well, the draft takes the place of ``path``.
 
-    The draft lies in a hidden folder beside ``path``, which never outlives the block. Whatever else is written beside
-    the draft (the voxels of a detached header) is moved too, and before it. The draft's suffixes are in lower case,
-    since some writers know no others.
+    The draft lies in a hidden folder beside ``path``, which never outlives the block. Only a process that is killed
+    leaves it behind: its name tells target, machine and process, and the next writing of the same target on the same
+    machine removes it, once that process is gone.
+
+    The disk has the whole draft before it is moved, and the move before the block ends. Whatever else is written
+    beside the draft (the voxels of a detached header) is moved too, and before it. Everything gets the rights that new
+    files and folders have there. The draft's suffixes are in lower case, since some writers know no others.
 
     Raises:
         OSError: Nothing can be written there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+    remove_left_behind(path)
+    folder = path.parent / f"{_mark(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    try:
         stem, dot, suffixes = path.name.partition(".")
-        draft = Path(folder) / (stem + dot + suffixes.lower())
+        draft = folder / (stem + dot + suffixes.lower())
         yield draft
-        for companion in Path(folder).iterdir():
+        _settle(folder)
+        for companion in folder.iterdir():
             if companion != draft:
                 companion.replace(path.parent / companion.name)
         _exchange(draft, path)
+        _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_behind(path: Path) -> None:
+    """Remove drafts of a file whose process on this machine was killed."""
+    mark = _mark(path)
+    with contextlib.suppress(OSError):  # where nothing can be removed, nothing can be written either
+        for folder in [each for each in path.parent.iterdir() if each.name.startswith(mark)]:
+            pid = folder.name.removeprefix(mark).partition("-")[0]
+            if pid.isdecimal() and not is_running(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mark(path: Path) -> str:
+    """Return how the names of folders begin that hold drafts of a file made on this machine; names may not be long."""
+    return f"{_MARK}{path.name[:40]}-{socket.gethostname()[:40]}-"
+
+
+def _settle(folder: Path) -> None:
+    """Give all files in a folder the usual rights, which the folder has, and wait until the disk has them."""
+    usual = folder.stat().st_mode
+    paths = list(folder.rglob("*"))
+    for path in paths:
+        path.chmod(usual & (0o777 if path.is_dir() else 0o666))
+    with ThreadPoolExecutor(_AT_ONCE, "disk") as disk:
+        list(disk.map(_flush, (path for path in paths if not path.is_dir())))
+    for path in (folder, *paths):
+        if path.is_dir():
+            _flush_folder(path)
+
+
+def _flush(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """Wait until the disk knows the names in a folder; some systems do not let us."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _exchange(draft: Path, path: Path) -> None:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import tifffile
 
 from VolumeSegmanticsLib import io
 from VolumeSegmanticsLib.errors import Cancelled, DependencyError, InputError, ResourceError, SettingsError
+from VolumeSegmanticsLib.io.lazy import LazyArray
 from VolumeSegmanticsLib.volume import LabelMap, Volume
 
 from .conftest import SHAPE
@@ -72,6 +74,50 @@ def test_flipped_bits_in_compressed_voxels_are_noticed(name, a_folder, noise):
     path.write_bytes(content)
     with pytest.raises(InputError, match=name):
         io.read_labels(path)
+
+
+def damage_a_part(path):
+    """Spoil compressed voxels, of a folder those in its largest file, and leave alone what tells of the volume."""
+    if path.is_dir():
+        path = max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    if path.suffix == "":  # a chunk
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return
+    content = bytearray(path.read_bytes())
+    start = len(content) // 2
+    if path.suffix == ".tif":
+        with tifffile.TiffFile(path) as file:
+            start = file.pages[0].dataoffsets[0]
+    content[start : start + 900] = b"\xff" * 900
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["v.zarr", "v.h5", "v.h5:/entry/data/data", "v.tif", "slices"])
+def test_a_damaged_part_is_a_sentence_whenever_it_is_read(name, a_folder, noise):
+    path = a_folder / name
+    damage_a_part(io.write_labels(io.source_of(path), LabelMap.of(noise)))
+    image = io.open_volume(path)
+    assert isinstance(image.array, LazyArray)
+    for read in (lambda: image.array[:], lambda: np.asarray(image.array), lambda: io.read_volume(path)):
+        with pytest.raises(InputError, match=r"cannot be read.*(Copy or export|Export) it again") as error:
+            read()
+        assert str(path) in error.value.message or path.name in error.value.message
+        assert "\n" not in str(error.value)
+
+
+def test_a_chunk_of_zstd_that_is_cut_is_a_sentence(a_folder, noise):
+    zarr = pytest.importorskip("zarr", minversion="3")
+    zarr.create_array(str(a_folder / "v.zarr"), data=noise, chunks=(20, 30, 20))
+    damage_a_part(a_folder / "v.zarr")
+    with pytest.raises(InputError, match=r"v\.zarr.*a part of it is damaged. Copy or export it again."):
+        np.asarray(io.open_volume(a_folder / "v.zarr").array)
+
+
+def test_a_file_that_is_gone_when_it_is_read_is_named(a_folder, noise):
+    image = io.open_volume(io.write_labels(a_folder / "v.h5", LabelMap.of(noise)))
+    (a_folder / "v.h5").unlink()
+    with pytest.raises(InputError, match="There is no file"):
+        np.asarray(image.array)
 
 
 @pytest.mark.parametrize("name", ["v.jpg", "v.nrrd.bak", ".hidden.txt"])
