@@ -1,4 +1,4 @@
-"""A process and all that came of it, found and killed."""
+"""Processes: whether one runs, and one with all that came of it killed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from pathlib import Path
 
 KILL_SECONDS = 5.0
 """How long the system may take to clear away what was killed."""
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process runs on this machine; another one may have got its number by now."""
+    if sys.platform == "win32":
+        return f'"{pid}"' in _output_of(["tasklist", "/NH", "/FO", "CSV", "/FI", f"PID eq {pid}"])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def kill_tree(pid: int) -> None:

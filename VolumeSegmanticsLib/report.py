@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .events import EpochEnded
+from .io.atomic import replacing
 from .metrics import Scores, match_classes, wrong_voxels
 from .volume import UNLABELLED, Grid, LabelClass, LabelMap, Volume
 
@@ -411,13 +410,6 @@ def _figure(width: float, height: float, *, layout: ConstrainedLayoutEngine | No
 def _save(figure: Figure, path: str | Path) -> Path:
     """Write the picture beside its place, then move it there."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            figure.savefig(stream, format="png", dpi=DPI)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(target) as draft:
+        figure.savefig(draft, format="png", dpi=DPI)
     return target

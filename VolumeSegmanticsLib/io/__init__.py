@@ -22,7 +22,7 @@ from ..errors import Cancelled, DependencyError, InputError, ResourceError, Sett
 from ..events import Log, Report, ignore
 from ..volume import Grid, LabelMap, Volume
 from . import folder, hdf5, itk, mrc, npy, nrrd, seg_nrrd, tiff, zarr
-from .atomic import replacing
+from .atomic import remove_left_behind, replacing
 from .family import Family, Painted
 from .lazy import LazyArray, ReadBox, Window
 from .placing import placed, resampled
@@ -32,6 +32,7 @@ __all__ = [
     "check_output",
     "check_writable",
     "describe",
+    "existing",
     "grey",
     "lazily_grey",
     "open_volume",
@@ -189,15 +190,15 @@ def write_labels(path: AnyPath, labels: LabelMap, *, report: Report = ignore) ->
     return path
 
 
-def check_output(path: AnyPath) -> None:
-    """Make sure, before long work, that its result has a known format and can be written.
+def check_output(path: AnyPath, *, makes_folders: bool = True) -> None:
+    """Make sure, before long work, that its result has a known format and can be written; see ``check_writable``.
 
     Raises:
         InputError: The format is unknown.
         ResourceError: Nothing can be written there.
     """
     _family_to_write(Path(path))
-    check_writable(path)
+    check_writable(path, makes_folders=makes_folders)
 
 
 def writes_in_parts(path: AnyPath) -> bool:
@@ -210,19 +211,30 @@ def source_of(path: AnyPath) -> Path:
     return hdf5.source_of(Path(path))
 
 
-def check_writable(path: AnyPath) -> None:
-    """Make sure that a file can be written; nothing but missing folders is left behind.
+def check_writable(path: AnyPath, *, makes_folders: bool = True) -> None:
+    """Make sure that a file can be written. What a killed process left of it is removed.
+
+    Args:
+        path: The file.
+        makes_folders: Whether folders that are missing are made; if not, that they could be is good enough.
 
     Raises:
         ResourceError: Nothing can be written there.
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        if makes_folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=existing(path.parent)):
             pass
+        remove_left_behind(path)
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def existing(folder: Path) -> Path:
+    """Return a folder, or the nearest one around it that is there."""
+    return next(each for each in (folder, *folder.absolute().parents) if each.exists())
 
 
 def describe(path: AnyPath) -> dict[str, Any]:

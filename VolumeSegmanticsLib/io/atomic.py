@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import hashlib
 import os
 import shutil
 import socket
 import sys
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..process_tree import is_running
 
 _MARK = ".writing-"
-_AT_ONCE = 16  # files that the disk is waited for at the same time: it takes in several in one go
+_EARLIER = ".earlier"
+_MANY = 100  # files, from which on waiting for the whole disk first is quicker than for one after the other
 
 
 @contextmanager
@@ -53,18 +55,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_left_behind(path: Path) -> None:
-    """Remove drafts of a file whose process on this machine was killed."""
+    """Remove drafts of a file whose process, on this machine, was killed; those of other machines stay."""
     mark = _mark(path)
     with contextlib.suppress(OSError):  # where nothing can be removed, nothing can be written either
         for folder in [each for each in path.parent.iterdir() if each.name.startswith(mark)]:
             pid = folder.name.removeprefix(mark).partition("-")[0]
             if pid.isdecimal() and not is_running(int(pid)):
+                if (folder / _EARLIER).exists() and not path.exists():  # killed in the middle of the exchange
+                    (folder / _EARLIER).replace(path)
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _mark(path: Path) -> str:
     """Return how the names of folders begin that hold drafts of a file made on this machine; names may not be long."""
-    return f"{_MARK}{path.name[:40]}-{socket.gethostname()[:40]}-"
+    digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()
+    return f"{_MARK}{path.name[:40]}-{digest[:8]}-{socket.gethostname()[:40]}-"
 
 
 def _settle(folder: Path) -> None:
@@ -72,12 +77,15 @@ def _settle(folder: Path) -> None:
     usual = folder.stat().st_mode
     paths = list(folder.rglob("*"))
     for path in paths:
-        path.chmod(usual & (0o777 if path.is_dir() else 0o666))
-    with ThreadPoolExecutor(_AT_ONCE, "disk") as disk:
-        list(disk.map(_flush, (path for path in paths if not path.is_dir())))
-    for path in (folder, *paths):
+        with contextlib.suppress(OSError):  # some systems have their own idea of rights
+            path.chmod(usual & (0o777 if path.is_dir() else 0o666))
+    if len(paths) > _MANY:
+        _flush_disk_of(folder)
+    for path in (*paths, folder):
         if path.is_dir():
             _flush_folder(path)
+        else:
+            _flush(path)
 
 
 def _flush(path: Path) -> None:
@@ -87,21 +95,31 @@ def _flush(path: Path) -> None:
 
 def _flush_folder(path: Path) -> None:
     """Wait until the disk knows the names in a folder; some systems do not let us."""
-    if sys.platform == "win32":
-        return
-    with contextlib.suppress(OSError):
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+    with contextlib.suppress(OSError), _opened(path) as folder:
+        os.fsync(folder)
+
+
+def _flush_disk_of(folder: Path) -> None:
+    """Wait until a disk has everything, where the system can; it says nothing of what failed."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError), _opened(folder) as opened:
+            ctypes.CDLL(None).syncfs(opened)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    opened = os.open(folder, os.O_RDONLY)  # on Windows an OSError
+    try:
+        yield opened
+    finally:
+        os.close(opened)
 
 
 def _exchange(draft: Path, path: Path) -> None:
     if not (draft.is_dir() and path.is_dir()):
         draft.replace(path)
         return
-    earlier = draft.parent / ".earlier"  # a folder that holds files cannot be replaced in one step
+    earlier = draft.parent / _EARLIER  # a folder that holds files cannot be replaced in one step
     path.replace(earlier)
     try:
         draft.replace(path)

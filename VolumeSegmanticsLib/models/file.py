@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..card import CARD_KEY, ModelCard, read_card, read_metadata
 from ..errors import DependencyError, ModelError, ResourceError
+from ..io.atomic import replacing
 
 
 def save(path: str | Path, tensors: dict[str, Tensor], card: ModelCard) -> Path:
@@ -60,21 +60,16 @@ class Tensors(Mapping[str, Tensor]):
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
     """Write tensors and texts as one safetensors file, atomically."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        _safetensors().save_file(plain, temporary, metadata)
-        temporary.replace(path)
+        with replacing(path) as draft:
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            _safetensors().save_file(plain, draft, metadata)
     except Exception as error:
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise ResourceError(
                 f"The model cannot be written to {path} ({error}).", "Free some space, or choose another folder."
             ) from None
         raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return path
 
 
