@@ -9,6 +9,7 @@ gives what an undisturbed run gives.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from . import io
 from .blocks import Plan, Slab
 from .bricks import Bricks
 from .dataset import plane_scale
@@ -49,12 +51,10 @@ def identity(
         confidence: Whether the confidence is wanted too.
     """
     voxels = hashlib.sha256(np.ascontiguousarray(sample(image).array))
-    facts = path.stat() if path is not None else None
     return {
         "image": {
             "path": str(path.absolute()) if path else "",
-            "bytes": facts.st_size if facts else 0,
-            "changed": facts.st_mtime_ns if facts else 0,
+            "files": _digest(io.files_of(path)) if path else "",
             "shape": list(image.array.shape),
             "dtype": image.array.dtype.str,
             "voxels": voxels.hexdigest(),
@@ -62,6 +62,12 @@ def identity(
         "model": model.digest(),
         "setting": {**settings.to_dict(), "confidence": confidence},
     }
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Return a digest of the names of files, how large they are, and when they were changed."""
+    facts = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def predict_in_slabs(

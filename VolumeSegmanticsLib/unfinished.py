@@ -39,6 +39,7 @@ class Unfinished(Generic[AnyPlan]):
         plan: How it is done.
         done: Slabs or boxes that are finished, in the order of the plan.
         ahead: Those beyond that are finished too, where several are worked on together.
+        sizes: Bytes of the files that hold voxels, by name.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Unfinished(Generic[AnyPlan]):
     plan: AnyPlan
     done: int = 0
     ahead: list[int] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
     def folder_of(output: Path) -> Path:
@@ -54,16 +56,21 @@ class Unfinished(Generic[AnyPlan]):
 
     @classmethod
     def find(cls, folder: Path, identity: Identity, kind: type[AnyPlan], report: Report) -> Unfinished[AnyPlan] | None:
-        """Return the interrupted run of this very identity; what was left by another one is removed, and told."""
+        """Return the interrupted run of this very identity, if its files are whole; any other is removed, and told."""
         if not folder.is_dir():
             return None
         try:
             known = json.loads((folder / _FILE).read_text("utf-8"))
             other = [name for name in identity if known["identity"].get(name) != identity[name]]
-            if known["version"] == _VERSION and not other:
+            sizes = {name: int(size) for name, size in known.get("sizes", {}).items()}
+            lost = [name for name in sizes if _sizes(folder).get(name) != sizes[name]]
+            if known["version"] == _VERSION and not other and not lost:
                 plan, ahead = kind.from_dict(known["plan"]), [int(number) for number in known.get("ahead", [])]
-                return cls(folder, identity, plan, int(known["done"]), ahead)
-            what = f"with another {other[0]}" if other else "of another version"
+                return cls(folder, identity, plan, int(known["done"]), ahead, sizes)
+            if other:
+                what = f"with another {other[0]}"
+            else:
+                what = f'whose file "{lost[0]}" is gone or damaged' if lost else "of another version"
         except (OSError, ValueError, KeyError, TypeError):
             what = "that cannot be read"
         report(Log("warning", f"An interrupted prediction {what} was found: starting anew."))
@@ -86,10 +93,11 @@ class Unfinished(Generic[AnyPlan]):
         return run
 
     def keep(self) -> None:
-        """Write down how far it has come."""
+        """Write down how far it has come; files keep the size that they had at first."""
+        self.sizes = {**_sizes(self.folder), **self.sizes}
         facts = {
-            "version": _VERSION, "done": self.done, "ahead": self.ahead, "identity": self.identity,
-            "plan": self.plan.to_dict(),
+            "version": _VERSION, "done": self.done, "ahead": self.ahead, "sizes": self.sizes,
+            "identity": self.identity, "plan": self.plan.to_dict(),
         }  # fmt: skip
         write_atomically(self.folder / _FILE, json.dumps(facts, indent=1))
 
@@ -133,6 +141,11 @@ class Unfinished(Generic[AnyPlan]):
     def remove(self) -> None:
         """Delete everything: the run is over."""
         remove(self.folder)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of the files that hold voxels, by name."""
+    return {path.name: path.stat().st_size for path in sorted(folder.glob(f"*{BRICKS}"))}
 
 
 def remove(folder: Path) -> None:

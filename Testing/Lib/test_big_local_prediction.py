@@ -204,11 +204,12 @@ def test_threads_do_not_change_the_bytes(a_folder, undisturbed):
     assert (a_folder / "three.nrrd").read_bytes() == undisturbed
 
 
-def test_files_of_the_run_that_are_gone_are_told(a_folder, little_memory):
+def test_a_run_without_all_of_its_files_starts_anew(a_folder, undisturbed, heard):
     interrupted(a_folder)
     (a_folder / "out.nrrd.unfinished" / "labels.bricks").unlink()
-    with pytest.raises(ResourceError, match=r"The files in .* cannot be used"):
-        run(a_folder)
+    run(a_folder, report=heard.append)
+    assert any('whose file "labels.bricks" is gone' in event.text for event in heard if isinstance(event, Log))
+    assert (a_folder / "out.nrrd").read_bytes() == undisturbed
 
 
 # The plan -----------------------------------------------------------------------------------------------------------

@@ -309,11 +309,52 @@ def test_files_of_others_in_the_folder_are_left_alone(a_folder, little_memory):
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
-def test_files_of_the_run_that_are_gone_are_told(a_folder, little_memory):
+@pytest.mark.parametrize("name", ["image", "best", "probability"])
+@pytest.mark.parametrize("is_gone", [True, False], ids=["gone", "short"])
+def test_a_run_without_all_of_its_files_starts_anew(name, is_gone, a_folder, undisturbed, heard):
     interrupted(a_folder)
-    (a_folder / "out.nrrd.unfinished" / "best.bricks").unlink()
+    file = a_folder / "out.nrrd.unfinished" / f"{name}.bricks"
+    if is_gone:
+        file.unlink()
+    else:
+        os.truncate(file, file.stat().st_size - 1)
+    run(a_folder, report=heard.append)
+    told = f'An interrupted prediction whose file "{name}.bricks" is gone or damaged was found: starting anew.'
+    assert told in texts(heard)
+    assert (a_folder / "out.nrrd").read_bytes() == undisturbed
+
+
+def test_files_that_go_while_it_runs_are_told_and_the_next_run_starts_anew(a_folder, undisturbed):
+    def spoil(event):
+        if isinstance(event, Progress) and event.stage == "predict" and event.done > 30:
+            (a_folder / "out.nrrd.unfinished" / "best.bricks").unlink(missing_ok=True)
+
     with pytest.raises(ResourceError, match=r"The files in .* cannot be used"):
-        run(a_folder)
+        run(a_folder, report=spoil)
+    run(a_folder)
+    assert (a_folder / "out.nrrd").read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("name", ["image.zarr", "slices"])
+def test_an_image_of_many_files_that_changed_inside_starts_anew(name, a_folder, little_memory, heard):
+    array = io.read_volume(a_folder / "image.nrrd").array
+    io.write_volume(a_folder / name, Volume(array, GRID))
+    interrupted(a_folder, image=name)
+    folder = (a_folder / name).stat()
+    file = max(path for path in (a_folder / name).rglob("*") if path.suffix in ("", ".tif") and path.is_file())
+    os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1000))
+    assert (a_folder / name).stat().st_mtime_ns == folder.st_mtime_ns
+    run(a_folder, image=name, report=heard.append)
+    assert "An interrupted prediction with another image was found: starting anew." in texts(heard)
+
+
+@pytest.mark.parametrize("name", ["image.zarr", "slices"])
+def test_an_image_of_many_files_goes_on_though_the_result_lies_beside_or_in_it(name, a_folder, little_memory, heard):
+    io.write_volume(a_folder / name, io.read_volume(a_folder / "image.nrrd"))
+    output = "slices/out.nrrd" if name == "slices" else "out.nrrd"
+    interrupted(a_folder, image=name, output=output)
+    run(a_folder, image=name, output=output, report=heard.append)
+    assert any("goes on" in text for text in texts(heard))
 
 
 # What does not fit --------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ __all__ = [
     "check_writable",
     "describe",
     "existing",
+    "files_of",
     "grey",
     "lazily_grey",
     "open_volume",
@@ -209,6 +210,15 @@ def writes_in_parts(path: AnyPath) -> bool:
 def source_of(path: AnyPath) -> Path:
     """Return the file or folder that a path leads to, without the name of a dataset in it."""
     return hdf5.source_of(Path(path))
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return all files that a volume lies in, sorted: those of a store, the slices of a folder, or the one file."""
+    if not path.is_dir():
+        return [path]
+    if zarr.FAMILY.matches(path):
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return folder.slices_of(path)
 
 
 def check_writable(path: AnyPath, *, makes_folders: bool = True) -> None:
