@@ -306,25 +306,32 @@ def plan_prediction(
     image: ImageLike,
     model: Model | Trained | str | Path,
     *,
+    output: str | Path | None = None,
+    confidence: str | Path | bool = False,
     box: Sequence[Sequence[int]] | None = None,
     settings: PredictSettings | None = None,
     **changes: Any,
 ) -> Estimate:
     """Tell what a prediction will take: how it is divided, memory, disk and time. A few seconds are spent on trying it.
 
-    Arguments are those of ``predict``.
+    Arguments are those of ``predict``; nothing is made of what they name.
 
     Raises:
-        ResourceError: It cannot be made to fit into the memory; the hint says what would.
+        ResourceError: It cannot be made to fit into the memory, or its result not be written; the hint says what would
+            help.
     """
     settings = replace(settings or PredictSettings(), **_known(PredictSettings, changes))
     if settings.cluster:
         raise SettingsError("A plan is told for one machine, not for a cluster.", "Leave cluster out.")
+    paths = [Path(path) for path in (output, confidence) if isinstance(path, str | Path)]
+    for path in paths:
+        io.check_output(path, makes_folders=False)
     loaded = _as_answering_model(model)
     volume = _opened(image, is_grey=loaded.card.channels == 1)
     if box is not None:
         volume = Box.of(box, volume.grid.shape).widened(BOX_MARGIN, volume.grid.shape).of_volume(volume)
-    return estimate(_way(volume, loaded, settings, confidence=False))
+    way = _way(volume, loaded, settings, confidence=bool(confidence))
+    return estimate(way, paths if output is not None else [])
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from . import memory
-from .errors import ResourceError
+from .errors import ResourceError, TooLittleMemory
 from .views import View
 
 Voxels = tuple[int, int, int]
@@ -233,10 +233,12 @@ def plan(work: Work, need: Need, budget: int) -> Plan:
     if whole.peak_bytes <= budget:
         return whole
     if work.fusion != "max":
-        raise ResourceError(
-            f'Fusion "{work.fusion}" takes {memory.told(whole.peak_bytes)} here, and there are {memory.told(budget)}.',
-            f"Use --fusion max, which works in slabs, or --memory {_amount(whole.peak_bytes)}.",
-        )
+        raise TooLittleMemory(
+            f'Fusion "{work.fusion}" takes {memory.told(whole.peak_bytes)} beside the program itself, '
+            f"and there are {memory.told(budget)}.",
+            "Use --fusion max, which works in slabs, or give it more memory.",
+            needed=whole.peak_bytes, otherwise="use --fusion max, which works in slabs",
+        )  # fmt: skip
     return in_slabs(work, need, budget)
 
 
@@ -301,16 +303,17 @@ def in_slabs(work: Work, need: Need, budget: int) -> Plan:
             "Close other programs that use it, or choose --device cpu.",
         )
     enough = next(amount for amount in _growing(budget) if _fitting(work, need, amount))
-    raise ResourceError(
-        f"The volume cannot be predicted in {memory.told(max(0, budget))} of memory.",
-        f"Give it {_amount(enough)} beside what the program itself takes, or cut the volume.",
-    )
+    raise TooLittleMemory(
+        f"The volume cannot be predicted in {memory.told(max(0, budget))} of memory beside the program itself.",
+        f"Give it {memory.at_least(enough)} beside the program itself, or cut the volume.",
+        needed=enough, otherwise="cut the volume",
+    )  # fmt: skip
 
 
 def _growing(amount: int) -> Iterator[int]:
     amount = max(amount, 10**6)
     while True:
-        amount = math.ceil(amount * 1.05)
+        amount = math.ceil(amount * 1.01)
         yield amount
 
 
@@ -364,11 +367,6 @@ def _thickness(work: Work, batch: Voxels, workers: int, left: float) -> Voxels |
 def _brick(shape: Voxels, thickness: Voxels) -> Voxels:
     z, y, x = (min(n, -(-_SMALLEST_BRICK // thick) * thick) for n, thick in zip(shape, thickness, strict=True))
     return z, y, x
-
-
-def _amount(size: float) -> str:
-    """Return an amount as ``--memory`` takes it, rounded up."""
-    return f"{math.ceil(size / 10**8) * 100}MB"
 
 
 __all__ = ["AnyPlan", "Need", "Plan", "Slab", "Work", "WrittenPlan", "in_slabs", "plan", "tiles"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from . import memory
 from .blocks import Slab, WrittenPlan
 from .box import Box
-from .errors import ResourceError
+from .errors import TooLittleMemory
 
 Voxels = tuple[int, int, int]
 
@@ -21,6 +21,7 @@ SIDES = (128, 64, 32)
 
 _RESULT_BYTES = 1  # a voxel, of labels and of confidence each
 _LAYERS_BYTES = 4  # a voxel of the slices that are read and written together when the result is written
+_COPIES = 2  # of slices that are copied: as they are read, and in bricks
 _COPIED_SHARE = 0.25  # of the memory, for slices that are copied together
 
 
@@ -142,16 +143,17 @@ def plan_boxes(work: BoxWork, need: BoxNeed, budget: int) -> BoxPlan:
         ResourceError: It cannot be made to fit; the hint says what would.
     """
     fitting = [(min(need.workers, int(budget / taken)), box) for box, taken in need.bytes_of.items() if taken <= budget]
-    layer = _layer_bytes(work)
-    if not fitting or layer > budget:
-        enough = max(layer, min(need.bytes_of.values()))
-        raise ResourceError(
-            f"The volume cannot be predicted in {memory.told(max(0, budget))} of memory.",
-            f"Give it {math.ceil(enough / 10**8) * 100}MB beside what the program itself takes.",
+    layer, copied_slice = _layer_bytes(work), _COPIES * work.area * work.image_bytes * work.copies
+    enough = max(layer, copied_slice, min(need.bytes_of.values()))
+    if enough > budget:
+        raise TooLittleMemory(
+            f"The volume cannot be predicted in {memory.told(max(0, budget))} of memory beside the program itself.",
+            f"Give it {memory.at_least(enough)} beside the program itself.",
+            needed=enough,
         )
     workers, box = max(fitting, key=lambda each: each[0] * work.gain(each[1]))
     copied = _copied(work, budget) if work.copies else 0
-    peak = max(workers * need.bytes_of[box], layer, 2 * copied * work.area * work.image_bytes)
+    peak = max(workers * need.bytes_of[box], layer, copied * copied_slice)
     brick = (work.multiple[0], box[1], box[2])
     stored = math.prod(-(-n // side) * side for n, side in zip(work.shape, brick, strict=True))
     disk = stored * (work.results * _RESULT_BYTES + work.image_bytes * work.copies)
@@ -172,7 +174,7 @@ def _layer_bytes(work: BoxWork) -> int:
 def _copied(work: BoxWork, budget: int) -> int:
     """Return how many slices are copied together: whole bricks where that fits."""
     slice_bytes = work.area * work.image_bytes
-    many = min(max(SIDES), work.shape[0], max(1, int(budget * _COPIED_SHARE / (2 * slice_bytes))))
+    many = min(max(SIDES), work.shape[0], max(1, int(budget * _COPIED_SHARE / (_COPIES * slice_bytes))))
     return many - many % work.multiple[0] if many >= work.multiple[0] else many
 
 

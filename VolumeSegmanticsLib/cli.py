@@ -101,7 +101,10 @@ def _predict(options: argparse.Namespace, report: Report) -> None:
     from . import api  # only now: loading torch takes seconds
 
     if options.plan:
-        estimate = api.plan_prediction(options.image, options.model, settings=settings)
+        estimate = api.plan_prediction(
+            options.image, options.model, output=options.output, confidence=options.confidence or False,
+            settings=settings,
+        )  # fmt: skip
         _tell(options, estimate.to_dict(), f"{estimate.text()}\n")
         return
     api.predict(

@@ -46,6 +46,20 @@ class ResourceError(VolumeSegmanticsError):
     code = "resource"
 
 
+class TooLittleMemory(ResourceError):
+    """A prediction does not fit into the memory.
+
+    Args:
+        message, hint: As of every error.
+        needed: Bytes into which it would fit, beside what the program itself takes; 0 where that is not known.
+        otherwise: What else would help, as the end of a sentence.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, needed: float = 0, otherwise: str = "") -> None:
+        super().__init__(message, hint)
+        self.needed, self.otherwise = needed, otherwise
+
+
 class DependencyError(VolumeSegmanticsError):
     """A package, or something it would have to download, is missing."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import sys
@@ -37,6 +38,12 @@ def told(amount: float) -> str:
     """Return an amount as people read it, such as ``"3.2 GB"``."""
     size, unit = next((row for row in _TOLD if amount >= row[0]), (1, "bytes"))
     return f"{amount / size:.3g} {unit}"
+
+
+def at_least(amount: float) -> str:
+    """Return an amount as a setting that is enough for it: rounded up to the next 10 MB."""
+    megabytes = 10 * math.ceil(amount / 10**7)
+    return f"{megabytes} MB" if megabytes < 1000 else f"{megabytes / 1000:.2f} GB"
 
 
 def free() -> int:

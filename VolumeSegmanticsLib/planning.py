@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 from . import devices, io, memory
 from .blocks import WrittenPlan
-from .errors import ResourceError
+from .errors import ResourceError, TooLittleMemory
 from .events import Log, Report
 from .prediction import Prediction
 from .settings import PredictSettings
 from .unfinished import Identity, Unfinished
 
+_UNSTEADY = 10_000_000  # bytes that the program itself takes more or less from one time to the next
+_IN_PARTS = ".zarr, .seg.nrrd, .nrrd, .tif, .h5, .mrc, .npy"
 _KEPT_BACK = 100_000_000  # bytes of freed memory that the C library does not give back; some 10 to 60 MB were seen
 
 
@@ -103,8 +105,7 @@ def begin_or_resume(way: Way, facts: Callable[[], Identity], outputs: Sequence[P
             f"The volume does not fit into {way.settings.memory} of memory.",
             "Name an output file: then it goes part by part.",
         )
-    check_writers(outputs, 3 * math.prod(divided.shape), allowed)
-    check_disk(divided, folder.parent)
+    _check_outputs(divided, outputs, allowed)
     place = f'{memory.told(divided.disk_bytes)} in "{folder.name}"'
     report(Log("info", f"{divided.told()}, with {place} until it is done."))
     return Run(outputs[0], Unfinished.begin(folder, facts(), divided), way)
@@ -120,10 +121,35 @@ def _planned(way: Way) -> tuple[Any, int]:
     """Return the plan of a prediction, and the bytes that it may take."""
     way.get_ready()
     memory.give_back()
-    allowed = budget(way.settings)
-    divided = way.plan(allowed)
+    taken = memory.in_use() + _KEPT_BACK
+    try:
+        allowed = budget(way.settings)
+        divided = way.plan(allowed)
+    except TooLittleMemory as error:
+        raise ResourceError(error.message, _remedy(error if error.needed else _refused(way), taken)) from error
     memory.give_back()  # of what the plan was measured with
     return divided, allowed
+
+
+def _refused(way: Way) -> TooLittleMemory:
+    """Return what a plan says that has no memory at all."""
+    try:
+        way.plan(0)
+    except TooLittleMemory as error:
+        return error
+    raise AssertionError("a prediction in no memory")
+
+
+def _remedy(error: TooLittleMemory, taken: int) -> str:
+    """Return what to do: the smallest amount that is enough, if the program itself takes so much."""
+    least = memory.at_least(taken + error.needed + _UNSTEADY)
+    return f"Give it at least {least}{f', or {error.otherwise}' if error.otherwise else ''}."
+
+
+def _check_outputs(divided: WrittenPlan, outputs: Sequence[Path], allowed: int) -> None:
+    """Make sure that memory and disk are large enough to write what a plan makes."""
+    check_writers(outputs, 3 * math.prod(divided.shape), allowed)
+    check_disk(divided, outputs[0].parent)
 
 
 def check_writers(outputs: Sequence[Path], needed: int, budget: int) -> None:
@@ -136,7 +162,7 @@ def check_writers(outputs: Sequence[Path], needed: int, budget: int) -> None:
         if needed > budget and not io.writes_in_parts(path):
             raise ResourceError(
                 f'To write "{path.name}" takes {memory.told(needed)} of memory, and there are {memory.told(budget)}.',
-                "Write .nrrd, .seg.nrrd, .tif or .zarr, which are written some slices at a time.",
+                f"Write one of {_IN_PARTS}, or a folder: these are written some slices at a time.",
             )
 
 
@@ -149,9 +175,9 @@ def budget(settings: PredictSettings) -> int:
     if settings.memory:
         allowed, taken = memory.parse(settings.memory), memory.in_use() + _KEPT_BACK
         if allowed <= taken:
-            raise ResourceError(
+            raise TooLittleMemory(
                 f"The program alone takes {memory.told(taken)}, and it is given {memory.told(allowed)}.",
-                f"Give it more memory, at least {math.ceil(taken / 10**9) + 1}GB.",
+                f"Give it more memory, above {memory.at_least(taken)}.",
             )
         return allowed - taken
     return memory.free() // (2 if settings.fusion == "max" else 1)
@@ -163,7 +189,7 @@ def check_disk(divided: WrittenPlan, folder: Path) -> None:
     Raises:
         ResourceError: The disk is too full.
     """
-    needed, free = divided.disk_bytes + 2 * math.prod(divided.shape), shutil.disk_usage(folder).free
+    needed, free = divided.disk_bytes + 2 * math.prod(divided.shape), shutil.disk_usage(io.existing(folder)).free
     if free < needed:
         raise ResourceError(
             f"The prediction needs {memory.told(needed)} on the disk of {folder}, and {memory.told(free)} are free.",
@@ -208,13 +234,19 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(way: Way) -> Estimate:
+def estimate(way: Way, outputs: Sequence[Path] = ()) -> Estimate:
     """Plan a prediction, and try out how long its parts take.
 
+    Args:
+        way: The prediction.
+        outputs: The files to be made, labels first; none where that is not known yet.
+
     Raises:
-        ResourceError: It cannot be made to fit; the hint says what would.
+        ResourceError: It cannot be made to fit, or its result not be written; the hint says what would help.
     """
-    divided, _ = _planned(way)
+    divided, allowed = _planned(way)
+    if divided.on_disk and outputs:
+        _check_outputs(divided, outputs, allowed)
     taken = memory.in_use() + divided.peak_bytes
     return Estimate(divided, way.seconds(divided), taken, str(devices.choose(way.settings.device)))
 

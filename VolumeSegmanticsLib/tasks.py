@@ -6,7 +6,8 @@ task      inputs                                     outputs
 train     images, labels (lists, in pairs),          model
           start_from (optional)
 predict   image, model, box (optional)               labels, confidence (optional)
-plan      image, model, box (optional)               seconds, memory_bytes, … (values)
+plan      image, model, box (optional)               as of predict, all optional, which are not
+                                                     made; seconds, memory_bytes, … (values)
 evaluate  prediction, truth                          folder
 constrain labels                                     labels
 simulate                                             image, strokes (if the settings want them)
@@ -86,9 +87,12 @@ def plan(job: Job, report: Report) -> dict[str, Any]:
     from . import api
 
     report(Progress("try", 0, 0))
+    outputs = {name: _path(job, job.outputs, name) for name in ("labels", "confidence") if name in job.outputs}
     estimate = api.plan_prediction(
         _path(job, job.inputs, "image"),
         _path(job, job.inputs, "model"),
+        output=outputs.get("labels"),
+        confidence=outputs.get("confidence", False),
         box=job.inputs.get("box"),
         settings=PredictSettings.from_dict(job.settings),
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from VolumeSegmanticsLib import big_local_prediction, box_planning, boxes, io, planning, predict
+from VolumeSegmanticsLib import api, big_local_prediction, box_planning, boxes, io, memory, planning, predict
 from VolumeSegmanticsLib.boxes import BoxPlan
 from VolumeSegmanticsLib.bricks import Bricks
 from VolumeSegmanticsLib.cli import DONE, MENDABLE, main
@@ -240,7 +241,30 @@ def test_the_plan_of_boxes_tells_the_disk_too(a_folder, little_memory, capsys):
 def test_too_little_memory_is_told_with_a_remedy(a_folder, monkeypatch, capsys):
     monkeypatch.setattr(planning, "budget", lambda settings: 200_000)
     assert main([*arguments(a_folder), "--plan"]) == MENDABLE
-    assert "cannot be predicted in 200 kB of memory.\nGive it" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "cannot be predicted in 200 kB of memory beside the program itself.\nGive it at least " in told
+
+
+def test_all_refusals_name_the_same_amount_and_it_is_enough(a_folder, monkeypatch):
+    """800 MB is less than the program itself takes, and 905 MB too little for a box."""
+    image, model = a_folder / "image.nrrd", a_folder / "local.safetensors"
+    monkeypatch.setattr(box_planning.InBoxes, "surely_fits", lambda self, budget: False)
+    monkeypatch.setattr(memory, "in_use", lambda: 800_000_000)
+    hints = []
+    for amount in ("800 MB", "905 MB"):
+        with pytest.raises(ResourceError) as caught:
+            api.plan_prediction(image, model, device="cpu", memory=amount)
+        hints.append(caught.value.hint)
+    assert hints[0] == hints[1]
+    least = re.fullmatch(r"Give it at least ([\d.]+ [MG]B)\.", hints[0])[1]
+    assert memory.parse(least) < 1_000_000_000
+    assert api.plan_prediction(image, model, device="cpu", memory=least).plan.on_disk
+
+
+def test_the_plan_counts_the_confidence(a_folder, little_memory):
+    image, model = a_folder / "image.nrrd", a_folder / "local.safetensors"
+    without, with_it = (api.plan_prediction(image, model, device="cpu", confidence=wanted) for wanted in (False, True))
+    assert with_it.plan.disk_bytes == 2 * without.plan.disk_bytes
 
 
 def test_a_limit_reaches_local_models(a_folder):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from VolumeSegmanticsLib import big_prediction, io, planning, predict, slab_planning
+from VolumeSegmanticsLib.api import plan_prediction
 from VolumeSegmanticsLib.blocks import MARGIN, Plan
 from VolumeSegmanticsLib.bricks import Bricks
 from VolumeSegmanticsLib.cli import DONE, MENDABLE, main
@@ -421,6 +422,32 @@ def test_a_plan_that_cannot_be_is_an_error_with_a_remedy(a_folder, monkeypatch, 
     names = [str(a_folder / name) for name in ("image.nrrd", "tiny.safetensors")]
     assert main(["predict", *names, "-o", str(a_folder / "out.nrrd"), "--plan"]) == MENDABLE
     assert "cannot be predicted in 20 kB of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out.nii.gz", "blocked/out.nrrd", "out.jpg"])
+def test_the_plan_refuses_what_the_prediction_refuses(name, a_folder, the_tiny_model, monkeypatch, capsys):
+    set_budget(monkeypatch, enough_for(200 * 200, the_tiny_model))
+    io.write_volume(a_folder / "larger.nrrd", Volume.of(np.zeros((200, 200, 200), np.uint8)))
+    (a_folder / "blocked").write_bytes(b"")
+    command = ["predict", str(a_folder / "larger.nrrd"), str(a_folder / "tiny.safetensors"), "-o", str(a_folder / name)]
+    assert main([*command, "--plan"]) == MENDABLE
+    refused = capsys.readouterr().err
+    assert main(command) == MENDABLE
+    wrong, _ = capsys.readouterr().err.splitlines()[-2:]
+    assert refused.splitlines()[-2].split(": ")[:2] == wrong.split(": ")[:2]  # the system has two words for "blocked"
+
+
+def test_the_plan_refuses_a_disk_that_is_too_full(a_folder, little_memory, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(ResourceError, match=r"needs .* on the disk"):
+        plan_prediction(
+            a_folder / "image.nrrd", a_folder / "tiny.safetensors", output=a_folder / "new" / "out.nrrd", device="cpu"
+        )
+    assert not (a_folder / "new").exists()
+
+
+def test_formats_that_are_advised_are_written_in_parts():
+    assert all(io.writes_in_parts(f"out{suffix}") for suffix in (*planning._IN_PARTS.split(", "), ""))
 
 
 def test_a_limit_from_the_command_line_reaches_the_plan(a_folder, capsys):

@@ -96,5 +96,5 @@ def test_a_plan_survives_being_written_down(a_work):
 def test_what_cannot_fit_is_refused_with_a_remedy_that_works(a_work):
     with pytest.raises(ResourceError, match="cannot be predicted in 10 MB") as caught:
         plan_boxes(a_work, need_on(a_work), 10 * MB)
-    amount = int(caught.value.hint.split("it ")[1].split("MB")[0])
+    amount = int(caught.value.hint.split("it ")[1].split(" MB")[0])
     assert plan_boxes(a_work, need_on(a_work), amount * MB).on_disk

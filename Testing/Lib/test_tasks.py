@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,13 @@ def test_a_plan_tells_time_and_memory_and_makes_no_file(a_plan, tmp_path, heard)
     assert told["memory_bytes"] > np.prod(SHAPE)
     assert sorted(tmp_path.iterdir()) == before
     assert heard == [Progress("try", 0, 0)]
+
+
+def test_a_plan_refuses_files_that_cannot_be_made(a_plan, heard):
+    for name in ("labels", "confidence"):
+        job = replace(a_plan(), outputs={"labels": "out.nrrd", name: "out.jpg"})
+        with pytest.raises(InputError, match=r"out\.jpg"):
+            tasks.TASKS["plan"](job, heard.append)
 
 
 def test_a_plan_for_a_box_is_about_the_box_and_what_lies_around_it(a_plan, heard):

@@ -149,12 +149,14 @@ def plan_job(
     settings: PredictSettings,
     images: Images,
     *,
+    confidence: bool,
     box: Box | None = None,
     write: Write = now,
 ) -> Job:
     """Write a job that finds out what it would take to segment a volume node, or a box of it only."""
     inputs = _inputs_of_prediction(folder, volume_node, model, images, box, write)
-    return Job.create(folder, task="plan", settings=settings.to_dict(), inputs=inputs)
+    outputs = {"labels": RESULT_FILE} | ({"confidence": CONFIDENCE_FILE} if confidence else {})
+    return Job.create(folder, task="plan", settings=settings.to_dict(), inputs=inputs, outputs=outputs)
 
 
 def live_job(

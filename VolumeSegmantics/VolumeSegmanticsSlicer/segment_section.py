@@ -115,14 +115,15 @@ class SegmentSection(Section):
         panel.preparation.make_ready("plan")
         panel.workflow.device = panel.user.device
         self._planned = self._choice()
-        panel.workflow.plan()
+        panel.workflow.plan(confidence=panel.user.wants_confidence)
 
     def _choice(self) -> tuple[Any, ...]:
         """Return all that an estimate depends on."""
-        parameters = self._panel.parameters
+        parameters, user = self._panel.parameters, self._panel.user
         nodes = [parameters.chosen(role) for role in ("volume", "region")]
         stamps = [(node.GetID(), node.GetMTime()) for node in nodes if node]
-        return (*stamps, parameters.model_path, parameters.settings(PredictSettings), self._panel.user.device)
+        settings = parameters.settings(PredictSettings)
+        return (*stamps, parameters.model_path, settings, user.device, user.wants_confidence)
 
     def _predict_file(self, ask: Callable[..., Path | None]) -> None:
         panel = self._panel

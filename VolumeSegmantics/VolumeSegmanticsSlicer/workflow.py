@@ -194,14 +194,16 @@ class Workflow:
             lambda state: self._show_prediction(state, choice),
         )
 
-    def plan(self) -> None:
+    def plan(self, *, confidence: bool = False) -> None:
         """Start to find out what ``predict`` would take: the state's outputs are those of the task ``plan``."""
         self._check("plan")
         settings, model = self._settings(PredictSettings), self._choices.model()
         volume, box = self._choices.node("volume"), self._choices.box()
         self._runner.start(
             "plan",
-            lambda folder, report, later: plan_job(folder, volume, model, settings, self._images, box=box, write=later),
+            lambda folder, report, later: plan_job(
+                folder, volume, model, settings, self._images, confidence=confidence, box=box, write=later
+            ),
             lambda state: state,
         )
 
