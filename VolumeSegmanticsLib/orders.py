@@ -11,6 +11,8 @@ import hashlib
 import json
 import platform
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,15 +120,38 @@ def _session(order: Order) -> Path:
 
 # What a process is asked --------------------------------------------------------------------------------------------
 
+
+@dataclass
+class _Held:
+    """The parts of an order, with its model: it comes once, not with every part.
+
+    Attributes:
+        text: The order.
+        parts: Ready to be done.
+        users: Those who do one now; and this process, as long as no other order has come.
+    """
+
+    text: str
+    parts: Parts
+    users: int = 1
+
+    def leave(self) -> None:
+        """Have one user less; without any, the threads are given back."""
+        self.users -= 1
+        if not self.users:
+            self.parts.close()
+
+
 _lock = threading.Lock()
-_ready: dict[str, Parts] = {}  # the parts of the last order, with its model: it comes once, not with every part
+_held: _Held | None = None
 
 
 def do(text: str, number: int, threads: int) -> int:
     """Do one part of an order, and return its number."""
     order = Order.from_json(text)
     order.check_wanted()
-    _parts_of(text, threads).do(number, order.check_wanted)
+    with _lent(text, threads) as parts:
+        parts.do(number, order.check_wanted)
     return number
 
 
@@ -183,25 +208,30 @@ def planned(text: str, budget: int, at_once: int, threads: int) -> dict[str, Any
         torch.set_num_threads(before)
 
 
-def forget() -> None:
-    """Let go of the model."""
+@contextmanager
+def _lent(text: str, threads: int) -> Iterator[Parts]:
+    """Lend the parts of an order; those of another order are closed, by their last user where they have some."""
+    global _held
     with _lock:
-        for parts in _ready.values():
-            parts.close()
-        _ready.clear()
+        if not _held or _held.text != text:
+            if _held:
+                _held.leave()
+            _held = _Held(text, _ready_parts(text, threads))
+        held = _held
+        held.users += 1
+    try:
+        yield held.parts
+    finally:
+        with _lock:
+            held.leave()
 
 
-def _parts_of(text: str, threads: int) -> Parts:
-    with _lock:
-        if text not in _ready:
-            for other in list(_ready):
-                _ready.pop(other).close()
-            order = Order.from_json(text)
-            way = order.way()
-            parts = order.parts(way, way.kind.from_dict(order.plan))
-            parts.get_ready(threads)
-            _ready[text] = parts
-        return _ready[text]
+def _ready_parts(text: str, threads: int) -> Parts:
+    order = Order.from_json(text)
+    way = order.way()
+    parts = order.parts(way, way.kind.from_dict(order.plan))
+    parts.get_ready(threads)
+    return parts
 
 
-__all__ = ["Order", "begin_session", "do", "end_session", "forget", "look", "planned", "way_of"]
+__all__ = ["Order", "begin_session", "do", "end_session", "look", "planned", "way_of"]

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from VolumeSegmanticsLib import cluster, io, orders, predict
+from VolumeSegmanticsLib.blocks import Plan
 from VolumeSegmanticsLib.boxes import BoxPlan
 from VolumeSegmanticsLib.cli import MENDABLE, main
 from VolumeSegmanticsLib.errors import (
@@ -23,8 +24,9 @@ from VolumeSegmanticsLib.errors import (
     VolumeSegmanticsError,
 )
 from VolumeSegmanticsLib.events import Log, Progress
+from VolumeSegmanticsLib.parts import SlabParts
 from VolumeSegmanticsLib.settings import PredictSettings
-from VolumeSegmanticsLib.unfinished import Unfinished
+from VolumeSegmanticsLib.unfinished import MODEL, Unfinished
 from VolumeSegmanticsLib.volume import Grid
 
 distributed = pytest.importorskip("distributed")
@@ -303,6 +305,27 @@ def test_a_part_that_nobody_wants_any_more_is_not_done(an_order):
     orders.begin_session(replace(an_order, session="somebody else's"))
     with pytest.raises(Cancelled):
         orders.do(an_order.to_json(), 0, 1)
+
+
+def test_another_order_leaves_a_running_part_alone(an_order, the_tiny_model, tmp_path, monkeypatch):
+    """It comes when the slab of the first one is loaded, before the network is asked; that ends, then it is closed."""
+    the_tiny_model.save(tmp_path / MODEL)
+    plan = Plan(True, GRID.shape, (40, 40, 40), (2, 2, 2), 0, 1, False, 0, 0)
+    first, second = (replace(an_order, about=name).with_plan(plan) for name in ("first", "second"))
+    for order in (first, second):
+        order.parts(order.way(), plan).create()
+    load, close, closed = SlabParts._loaded, SlabParts.close, []
+
+    def load_and_be_disturbed(parts, slab):
+        monkeypatch.setattr(SlabParts, "_loaded", load)
+        orders.do(second.to_json(), 0, 1)
+        assert not closed
+        return load(parts, slab)
+
+    monkeypatch.setattr(SlabParts, "close", lambda parts: (closed.append(parts), close(parts)))
+    monkeypatch.setattr(SlabParts, "_loaded", load_and_be_disturbed)
+    assert orders.do(first.to_json(), 0, 1) == 0
+    assert len(closed) == 1
 
 
 def test_parts_that_end_out_of_turn_are_remembered(tmp_path):
