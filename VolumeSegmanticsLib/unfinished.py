@@ -56,8 +56,13 @@ class Unfinished(Generic[AnyPlan]):
 
     @classmethod
     def find(cls, folder: Path, identity: Identity, kind: type[AnyPlan], report: Report) -> Unfinished[AnyPlan] | None:
-        """Return the interrupted run of this very identity, if its files are whole; any other is removed, and told."""
-        if not folder.is_dir():
+        """Return the interrupted run of this very identity, if its files are whole; any other is removed, and told.
+
+        A run that was killed before it had a plan has done nothing, so there is nothing to tell of it.
+        """
+        if not cls.has_begun(folder):
+            if folder.is_dir():
+                remove(folder)
             return None
         try:
             known = json.loads((folder / _FILE).read_text("utf-8"))

@@ -26,7 +26,7 @@ from VolumeSegmanticsLib.errors import (
 from VolumeSegmanticsLib.events import Log, Progress
 from VolumeSegmanticsLib.parts import SlabParts
 from VolumeSegmanticsLib.settings import PredictSettings
-from VolumeSegmanticsLib.unfinished import MODEL, Unfinished
+from VolumeSegmanticsLib.unfinished import MODEL, SESSION, Unfinished
 from VolumeSegmanticsLib.volume import Grid
 
 distributed = pytest.importorskip("distributed")
@@ -343,3 +343,13 @@ def test_parts_that_end_out_of_turn_are_remembered(tmp_path):
 def test_errors_keep_their_hint_on_the_way():
     told = distributed.protocol.pickle.loads(distributed.protocol.pickle.dumps(InputError("What.", "Hint.")))
     assert (told.message, told.hint) == ("What.", "Hint.")
+def test_of_a_run_that_was_killed_before_it_began_nothing_is_told(tmp_path, heard):
+    folder = tmp_path / "out.unfinished"
+    folder.mkdir()
+    for name in (MODEL, f"somebody{SESSION}"):
+        (folder / name).touch()
+    assert Unfinished.find(folder, {}, BoxPlan, heard.append) is None
+    assert not heard
+    assert not folder.exists()
+
+
