@@ -88,14 +88,15 @@ class InBoxes:
         budget = min(budget, free_on(self.device))
         return plan_boxes(self.work, self._need(budget), budget)
 
-    def spread(self, budget: int, at_once: int) -> BoxPlan:
+    def spread(self, budget: int, at_once: int, sharing: int) -> BoxPlan:
         """Divide it for several processes, each with a budget of bytes: into boxes that are soonest done.
 
         Args:
             budget: Of one process.
             at_once: Boxes that all processes together compute at the same time, at most.
+            sharing: Processes that share a device.
         """
-        budget = min(budget, free_on(self.device))
+        budget = min(budget, free_on(self.device, sharing=sharing))
         need, work = self._need(budget), self.work
         fitting = [box for box, taken in need.bytes_of.items() if taken <= budget] or list(need.bytes_of)
         best = min(fitting, key=lambda box: math.ceil(work.count(box) / at_once) * math.prod(box) / work.gain(box))

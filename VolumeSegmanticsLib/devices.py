@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from .errors import ResourceError
@@ -25,6 +27,14 @@ def choose(name: str) -> torch.device:
     if not _is_there(device):
         raise ResourceError(f'The device "{name}" is not there.', _available())
     return device
+
+
+def told_apart(device: torch.device) -> str:
+    """Return a text that is the same in processes of one machine that share a device, and in no others."""
+    if device.type != "cuda":
+        return str(device)
+    chosen = f"{device} of {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
+    return str(getattr(torch.cuda.get_device_properties(device), "uuid", chosen))  # from torch 2.5 on
 
 
 def _is_there(device: torch.device) -> bool:

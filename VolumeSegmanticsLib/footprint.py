@@ -56,8 +56,8 @@ class _Living(TorchDispatchMode):
             self._living -= size
 
 
-def need_of(predictor: Predictor) -> Need:
-    """Return what a network takes, on the memory and on its device."""
+def need_of(predictor: Predictor, *, sharing: int = 1) -> Need:
+    """Return what a network takes, on the memory and on its device, which so many processes share."""
     side = -(-max(_SIDE, predictor.smallest) // predictor.multiple) * predictor.multiple
     channels = predictor.card.channels * (2 * predictor.neighbours + 1)
     with _Living() as tensors:
@@ -66,13 +66,18 @@ def need_of(predictor: Predictor) -> Need:
     waiting = _NUMPY_VALUE * channels + _NUMPY_ANSWER
     pixels, kind = BATCH_PIXELS[predictor.device.type], predictor.device.type
     if kind == "cuda":
-        return Need(waiting, waiting, pixels, device_pixel=pixel, device_memory=free_on(predictor.device))
+        return Need(
+            waiting, waiting, pixels, device_pixel=pixel, device_memory=free_on(predictor.device, sharing=sharing)
+        )
     return Need(pixel, waiting, pixels, workers=torch.get_num_threads() if kind == "cpu" else 1)
 
 
-def free_on(device: torch.device) -> int:
-    """Return how many bytes of a device's own memory may be used; more than enough where it has none."""
-    return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE) if device.type == "cuda" else 2**62
+def free_on(device: torch.device, *, sharing: int = 1) -> int:
+    """Return how many bytes of a device's own memory may be used by each of the processes that share it.
+
+    More than enough where it has none.
+    """
+    return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE) // sharing if device.type == "cuda" else 2**62
 
 
 def box_bytes(predictor: LocalPredictor, shape: tuple[int, int, int]) -> float:

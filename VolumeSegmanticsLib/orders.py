@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from . import io, memory, planning
+from . import devices, io, memory, planning
 from .blocks import WrittenPlan
 from .box_planning import InBoxes
 from .errors import Cancelled, InputError
@@ -76,9 +76,13 @@ class Order:
 
         Raises:
             Cancelled: The run was stopped, or another process has taken it up.
+            InputError: This machine does not see the folder.
         """
-        if not _session(self).exists():
-            raise Cancelled("nobody waits for this part any more")
+        if _session(self).exists():
+            return
+        if not Path(self.folder).is_dir():
+            raise _unseen("folder", Path(self.folder).parent)
+        raise Cancelled("nobody waits for this part any more")
 
     def way(self) -> Way:
         """Return the prediction, with image and model as this process reads them."""
@@ -165,25 +169,34 @@ def look(text: str, image_bytes: int, sharing: int) -> int:
 
     Raises:
         InputError: It does not see them.
+        Cancelled: Another process has taken up the run.
         ResourceError: The memory that it is given does not even hold the program.
     """
     order = Order.from_json(text)
-    source, machine = io.source_of(order.image), platform.node()
+    source = io.source_of(order.image)
     if not source.exists() or (source.is_file() and source.stat().st_size != image_bytes):
-        raise InputError(
-            f'The worker on {machine} does not see the image "{source}".',
-            "Put it on a disk that all machines of the cluster see, under the same path.",
-        )
-    if not _session(order).exists():
-        raise InputError(
-            f'The worker on {machine} does not see the folder "{Path(order.folder).parent}" of the result.',
-            "Write the result to a disk that all machines of the cluster see, under the same path.",
-        )
+        raise _unseen("image", source)
+    if not any(Path(order.folder).glob(f"*{SESSION}")):  # a folder of the same name on a disk of its own
+        raise _unseen("folder", Path(order.folder).parent)
+    order.check_wanted()
     settings = PredictSettings.from_dict(order.settings)
     return planning.budget(settings) // (1 if settings.memory else sharing)
 
 
-def planned(text: str, budget: int, at_once: int, threads: int) -> dict[str, Any]:
+def _unseen(what: str, path: Path) -> InputError:
+    return InputError(
+        f'The worker on {platform.node()} does not see the {what} "{path}".',
+        "Image and result have to lie on a disk that all machines of the cluster see, under the same path.",
+    )
+
+
+def device_of(text: str) -> str:
+    """Return what tells the device of an order, in this process, from those of other processes and machines."""
+    device = devices.choose(PredictSettings.from_dict(Order.from_json(text).settings).device)
+    return f"{devices.told_apart(device)} on {platform.node()}"
+
+
+def planned(text: str, budget: int, at_once: int, threads: int, sharing: int) -> dict[str, Any]:
     """Return the plan of an order for processes like this one.
 
     Args:
@@ -191,6 +204,7 @@ def planned(text: str, budget: int, at_once: int, threads: int) -> dict[str, Any
         budget: Bytes that the least of them may take.
         at_once: Threads that all of them have together.
         threads: Threads of this one.
+        sharing: Processes that share its device.
 
     Raises:
         ResourceError: It cannot be made to fit; the hint says what would.
@@ -202,7 +216,7 @@ def planned(text: str, budget: int, at_once: int, threads: int) -> dict[str, Any
         held, way = memory.in_use(), order.way()
         way.get_ready()
         memory.give_back()
-        plan = way.spread(budget - max(0, memory.in_use() - held), at_once)
+        plan = way.spread(budget - max(0, memory.in_use() - held), at_once, sharing)
         return replace(plan, disk_bytes=order.parts(way, plan).disk_bytes).to_dict()
     finally:
         torch.set_num_threads(before)
@@ -234,4 +248,4 @@ def _ready_parts(text: str, threads: int) -> Parts:
     return parts
 
 
-__all__ = ["Order", "begin_session", "do", "end_session", "look", "planned", "way_of"]
+__all__ = ["Order", "begin_session", "device_of", "do", "end_session", "look", "planned", "way_of"]

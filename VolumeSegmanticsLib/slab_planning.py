@@ -63,9 +63,16 @@ class InSlabs:
         """Divide the prediction so that it fits into a budget of bytes."""
         return plan(self.work, need_of(self.predictor), budget)
 
-    def spread(self, budget: int, at_once: int) -> Plan:
-        """Divide it for several processes, each with a budget of bytes: into thin slabs, so that all have work."""
-        return in_slabs(replace(self.work, thickest=_THICKEST_SPREAD), need_of(self.predictor), budget)
+    def spread(self, budget: int, at_once: int, sharing: int) -> Plan:
+        """Divide it for several processes, each with a budget of bytes: into thin slabs, so that all have work.
+
+        Args:
+            budget: Of one process.
+            at_once: Threads that all processes have together.
+            sharing: Processes that share a device.
+        """
+        need = need_of(self.predictor, sharing=sharing)
+        return in_slabs(replace(self.work, thickest=_THICKEST_SPREAD), need, budget)
 
     def steps(self, divided: Plan) -> int:
         """Return how many slabs there are."""

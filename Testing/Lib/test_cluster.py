@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
-from VolumeSegmanticsLib import cluster, io, orders, predict
-from VolumeSegmanticsLib.blocks import Plan
+from VolumeSegmanticsLib import cluster, footprint, io, orders, predict, slab_planning
+from VolumeSegmanticsLib.blocks import Need, Plan
 from VolumeSegmanticsLib.boxes import BoxPlan
 from VolumeSegmanticsLib.cli import MENDABLE, main
 from VolumeSegmanticsLib.errors import (
@@ -23,7 +25,7 @@ from VolumeSegmanticsLib.errors import (
     SettingsError,
     VolumeSegmanticsError,
 )
-from VolumeSegmanticsLib.events import Log, Progress
+from VolumeSegmanticsLib.events import Log, Progress, ignore
 from VolumeSegmanticsLib.parts import SlabParts
 from VolumeSegmanticsLib.settings import PredictSettings
 from VolumeSegmanticsLib.unfinished import MODEL, SESSION, Unfinished
@@ -195,7 +197,7 @@ def test_workers_started_here_end_when_the_run_is_cancelled(the_files, tmp_path)
     with pytest.raises(Cancelled):
         run(the_files, tmp_path / "out.nrrd", cluster="local:1", report=look_and_stop)
     assert len(during) == 1
-    assert not workers_of_ours() - before
+    assert not psutil.wait_procs([psutil.Process(pid) for pid in workers_of_ours() - before], timeout=60)[1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,6 +206,62 @@ def test_too_little_memory_is_told_and_leaves_nothing(the_files, tmp_path, addre
         run(the_files, tmp_path / "out.nrrd", cluster=address, memory="10MB")
     assert "memory" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_come_later_are_looked_at_before_they_get_parts(
+    the_files, tmp_path, address, two_workers, monkeypatch
+):
+    def exchange_workers():
+        monkeypatch.setattr(cluster, "__version__", "99.0")
+        for pid in two_workers.run(os.getpid).values():
+            os.kill(pid, signal.SIGTERM)
+
+    with pytest.raises(DependencyError, match=r"has VolumeSegmantics .*, and this is 99.0"):
+        run(the_files, tmp_path / "out.nrrd", cluster=address, report=at_progress(exchange_workers))
+    two_workers.wait_for_workers(2)
+
+
+def test_questions_to_a_worker_can_be_cancelled(two_workers):
+    team = cluster._Team(two_workers, lambda _: stop())
+    (first, *_) = team.look()
+    with pytest.raises(Cancelled):
+        team.waited_for(team.ask(time.sleep, {first: (1,)}))
+
+
+def test_a_worker_that_ends_over_a_question_is_left_out(two_workers):
+    team = cluster._Team(two_workers, ignore)
+    first, second = team.look()
+    assert team.waited_for(team.ask(exec, {first: ("import os; os._exit(1)",), second: ("",)})) == {second: None}
+    two_workers.wait_for_workers(2)
+
+
+class AnsweringLate:
+    """A client with one worker, and what it answers: nothing comes at first, and 7 when it is asked again."""
+
+    status = "finished"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def nthreads(self):
+        return {"tcp://there:1": 1}
+
+    def submit(self, *_, **__):
+        return self
+
+    def done(self):
+        return True
+
+    def result(self, timeout):
+        self.asked += 1
+        if self.asked == 1:
+            raise distributed.TimeoutError
+        return 7
+
+
+def test_an_answer_that_does_not_come_at_once_is_waited_for():
+    team = cluster._Team(AnsweringLate(), ignore)
+    assert team.waited_for(team.ask(int, {"tcp://there:1": ()})) == {"tcp://there:1": 7}
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
@@ -301,6 +359,27 @@ def test_a_worker_that_does_not_see_the_folder_says_so(an_order):
         orders.look(an_order.to_json(), size_of(an_order), 1)
 
 
+def test_a_part_without_its_folder_says_so(an_order, tmp_path):
+    lost = replace(an_order, folder=str(tmp_path / "elsewhere" / "out.unfinished"))
+    with pytest.raises(InputError, match=r"does not see the folder .*elsewhere"):
+        orders.do(lost.to_json(), 0, 1)
+
+
+def test_workers_on_a_device_share_its_memory(an_order, the_tiny_model, tmp_path, monkeypatch):
+    """With 400 bytes a pixel, slices of 40 × 36 pixels take 0.6 MB: eight go into 5 MB, two into a quarter of it."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10_000_000, 20_000_000))
+    cuda = torch.device("cuda")
+
+    def need_of(predictor, sharing):
+        memory = footprint.free_on(cuda, sharing=sharing)
+        return Need(11, 11, 100_000, device_pixel=400, device_memory=memory)
+
+    monkeypatch.setattr(slab_planning, "need_of", need_of)
+    the_tiny_model.save(tmp_path / MODEL)
+    alone, shared = (orders.planned(an_order.to_json(), 10**9, 2, 1, sharing) for sharing in (1, 4))
+    assert alone["batch"][0] // shared["batch"][0] == 4
+
+
 def test_a_part_that_nobody_wants_any_more_is_not_done(an_order):
     orders.begin_session(replace(an_order, session="somebody else's"))
     with pytest.raises(Cancelled):
@@ -340,9 +419,6 @@ def test_parts_that_end_out_of_turn_are_remembered(tmp_path):
     assert (known.done, known.ahead) == (3, [])
 
 
-def test_errors_keep_their_hint_on_the_way():
-    told = distributed.protocol.pickle.loads(distributed.protocol.pickle.dumps(InputError("What.", "Hint.")))
-    assert (told.message, told.hint) == ("What.", "Hint.")
 def test_of_a_run_that_was_killed_before_it_began_nothing_is_told(tmp_path, heard):
     folder = tmp_path / "out.unfinished"
     folder.mkdir()
@@ -353,3 +429,6 @@ def test_of_a_run_that_was_killed_before_it_began_nothing_is_told(tmp_path, hear
     assert not folder.exists()
 
 
+def test_errors_keep_their_hint_on_the_way():
+    told = distributed.protocol.pickle.loads(distributed.protocol.pickle.dumps(InputError("What.", "Hint.")))
+    assert (told.message, told.hint) == ("What.", "Hint.")

@@ -64,3 +64,14 @@ def test_memory_that_ran_out_is_known_as_such(error):
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError("memory")])
 def test_other_errors_are_not(error):
     assert not devices.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(("others", "is_same"), [("0", True), ("1", False)])
+def test_a_gpu_is_told_apart_from_that_of_another_process(others, is_same, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: object())  # without a uuid, as before torch 2.5
+
+    def told(visible):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return devices.told_apart(torch.device("cuda:0"))
+
+    assert (told("0") == told(others)) == is_same
