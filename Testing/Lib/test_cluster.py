@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -32,6 +33,8 @@ from VolumeSegmanticsLib.unfinished import MODEL, SESSION, Unfinished
 from VolumeSegmanticsLib.volume import Grid
 
 distributed = pytest.importorskip("distributed")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Creating scratch directories")  # takes dask long on a busy machine
 
 GRID = Grid((36, 40, 34), (2.0, 1.0, 1.0), (3.0, -7.5, 11.0))
 SMALL_BOXES = "from VolumeSegmanticsLib import box_planning; box_planning.SIDES = (32,)"
@@ -107,6 +110,17 @@ def workers_of_ours() -> set[int]:
     return {each.pid for each in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(each.cmdline())}
 
 
+def have_ended(pids, patience):
+    """Tell whether processes of nobody end within some seconds; one whose end nobody has asked for has ended too."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        running = psutil.process_iter(["status"])
+        if not any(each.pid in pids and each.info["status"] != psutil.STATUS_ZOMBIE for each in running):
+            return True
+        time.sleep(0.1)
+    return False
+
+
 # The same answer ----------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +190,21 @@ def test_a_cancelled_run_goes_on_where_it_was(the_files, tmp_path, address, hear
     assert first.done > 0.3 * first.total
     run(the_files, tmp_path / "undisturbed.nrrd", cluster=address)
     assert (tmp_path / "out.nrrd").read_bytes() == (tmp_path / "undisturbed.nrrd").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_what_a_killed_process_began_goes_on_and_its_workers_end(the_files, tmp_path, address, heard):
+    script = Path(__file__).parent / "workers" / "share_and_die.py"
+    names = [the_files / "image.nrrd", the_files / "tiny.safetensors", tmp_path / "out.nrrd"]
+    killed = subprocess.run([sys.executable, script, *names], stdout=subprocess.PIPE)
+    assert killed.returncode == -signal.SIGKILL
+    its_workers = {int(pid) for pid in killed.stdout.split()}
+    assert len(its_workers) > 1
+    run(the_files, tmp_path / "out.nrrd", cluster="local:2", report=heard.append)
+    assert any("An interrupted prediction goes on" in text for text in texts(heard))
+    run(the_files, tmp_path / "undisturbed.nrrd", cluster=address)
+    assert (tmp_path / "out.nrrd").read_bytes() == (tmp_path / "undisturbed.nrrd").read_bytes()
+    assert have_ended(its_workers, patience=60)
 
 
 def test_one_process_does_not_take_up_what_a_cluster_began(the_files, tmp_path, address, heard):
