@@ -42,8 +42,9 @@ def python_with(tmp_path, script):
     """An executable that does as the script says, whatever it is asked."""
     if os.name == "nt":
         pytest.skip("a script is no executable on Windows")
-    path = tmp_path / "python"
-    path.write_text(f"#!{sys.executable}\n{script}")
+    path, answers = tmp_path / "python", tmp_path / "answers.py"
+    answers.write_text(script)
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{answers}" "$@"\n')  # "#!" takes no path with a space
     path.chmod(0o755)
     return path
 

@@ -153,7 +153,7 @@ def voxels(node, segment_id):
     return image.GetExtent(), vtk_to_numpy(image.GetPointData().GetScalars()).tobytes()
 
 
-def pump_until(workflow, condition, seconds=60.0) -> State:
+def pump_until(workflow, condition, seconds=300.0) -> State:
     """Pump as a timer would, until a condition on the state holds."""
     end = time.monotonic() + seconds
     while not condition(workflow.pump()):

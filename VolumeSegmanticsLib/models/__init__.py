@@ -175,7 +175,7 @@ def check_buildable(settings: TrainSettings) -> None:
     Raises:
         VolumeSegmanticsError: As ``unet2d.build``.
     """
-    _built(settings, channels=1, classes=2, size=None, weights=settings.weights)
+    _built(settings, channels=1, classes=2, size=0, weights=settings.weights)
 
 
 def _built(settings: TrainSettings, channels: int, classes: int, size: int | None, weights: str) -> nn.Module:

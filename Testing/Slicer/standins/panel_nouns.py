@@ -15,7 +15,7 @@ import pytest
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 WORKER = Path(__file__).parents[1] / "workers" / "quick.py"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 RENDERED_WIDTH = 400
 
 
