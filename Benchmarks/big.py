@@ -223,7 +223,7 @@ def cluster(folder: Path, options: argparse.Namespace) -> str:
         side = 96 if options.quick else CLUSTER_SIDES[name]
         image = an_image(folder, (side, side, side))
         alone, together = (Case(image, model, str(folder / "out.nrrd"), cluster=where) for where in ("", "local:2"))
-        found = [(measured(alone), measured(together)) for _ in range(1 if options.quick else 3)]
+        found = [(measured(alone), measured(together)) for _ in range(1 if options.quick else options.runs)]
         one, two = (min(float(each[n]["wall"]) for each in found) for n in range(2))
         whole = [min(float(each[n]["whole"]) for each in found) for n in range(2)]
         rows.append([
@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small volumes")
     parser.add_argument("--minutes", type=float, default=10.0, help="for what is not done to its end (10)")
     parser.add_argument("--kills", type=int, default=10, help="how many predictions are killed (10)")
+    parser.add_argument("--runs", type=int, default=3, help="of each side of the comparison with a cluster (3)")
     parser.add_argument("--folder", type=Path, help="where to work, on a disk with some GB")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
