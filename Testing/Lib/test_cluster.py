@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from VolumeSegmanticsLib import cluster, footprint, io, orders, predict, slab_planning
+from VolumeSegmanticsLib import cluster, footprint, io, orders, predict, scheduler, slab_planning
 from VolumeSegmanticsLib.blocks import Need, Plan
 from VolumeSegmanticsLib.boxes import BoxPlan
 from VolumeSegmanticsLib.cli import MENDABLE, main
@@ -29,6 +29,7 @@ from VolumeSegmanticsLib.errors import (
 from VolumeSegmanticsLib.events import Log, Progress, ignore
 from VolumeSegmanticsLib.parts import SlabParts
 from VolumeSegmanticsLib.settings import PredictSettings
+from VolumeSegmanticsLib.team import Team, planned
 from VolumeSegmanticsLib.unfinished import MODEL, SESSION, Unfinished
 from VolumeSegmanticsLib.volume import Grid
 
@@ -44,7 +45,7 @@ USUAL_BOXES = "from VolumeSegmanticsLib import box_planning, boxes; box_planning
 @pytest.fixture(scope="module")
 def two_workers():
     """A scheduler with two worker processes, and a client that looks at them."""
-    with cluster._started(2) as started, distributed.Client(started, set_as_default=False) as client:
+    with scheduler.started(2) as started, distributed.Client(started, set_as_default=False) as client:
         yield client
 
 
@@ -180,6 +181,25 @@ def test_when_a_worker_is_killed_nothing_is_lost_or_doubled(the_files, tmp_path,
     assert steps[-1].done == steps[-1].total
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_when_the_worker_that_plans_is_killed_another_one_plans(the_files, tmp_path, address, two_workers, monkeypatch):
+    ask, killed = Team.ask, []
+
+    def killing(self, function, asked):
+        if function is planned and not killed:
+            (asked_one,) = asked
+            killed.append(asked_one)
+            os.kill(two_workers.run(os.getpid, workers=[asked_one])[asked_one], signal.SIGKILL)
+        return ask(self, function, asked)
+
+    monkeypatch.setattr(Team, "ask", killing)
+    run(the_files, tmp_path / "out.nrrd", cluster=address)
+    assert killed
+    expected = here(the_files, "tiny").labels.array
+    assert np.mean(io.read_labels(tmp_path / "out.nrrd").array != expected) < 1e-4
+    two_workers.wait_for_workers(2)
+
+
 def test_a_cancelled_run_goes_on_where_it_was(the_files, tmp_path, address, heard):
     with pytest.raises(Cancelled):
         run(the_files, tmp_path / "out.nrrd", cluster=address, report=at_progress(stop, 0.3))
@@ -251,14 +271,14 @@ def test_workers_that_come_later_are_looked_at_before_they_get_parts(
 
 
 def test_questions_to_a_worker_can_be_cancelled(two_workers):
-    team = cluster._Team(two_workers, lambda _: stop())
+    team = Team(two_workers, lambda _: stop())
     (first, *_) = team.look()
     with pytest.raises(Cancelled):
         team.waited_for(team.ask(time.sleep, {first: (1,)}))
 
 
 def test_a_worker_that_ends_over_a_question_is_left_out(two_workers):
-    team = cluster._Team(two_workers, ignore)
+    team = Team(two_workers, ignore)
     first, second = team.look()
     assert team.waited_for(team.ask(exec, {first: ("import os; os._exit(1)",), second: ("",)})) == {second: None}
     two_workers.wait_for_workers(2)
@@ -289,7 +309,7 @@ class AnsweringLate:
 
 
 def test_an_answer_that_does_not_come_at_once_is_waited_for():
-    team = cluster._Team(AnsweringLate(), ignore)
+    team = Team(AnsweringLate(), ignore)
     assert team.waited_for(team.ask(int, {"tcp://there:1": ()})) == {"tcp://there:1": 7}
 
 
@@ -297,7 +317,7 @@ def test_an_answer_that_does_not_come_at_once_is_waited_for():
 
 
 def test_a_scheduler_that_does_not_answer_is_told(the_files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 0.3)
     names = [str(the_files / "image.nrrd"), str(the_files / "tiny.safetensors"), "-o", str(tmp_path / "out.zarr")]
     assert main(["predict", *names, "--cluster", "tcp://127.0.0.1:9"]) == MENDABLE
     told = capsys.readouterr().err
@@ -350,7 +370,7 @@ def test_what_a_cluster_cannot_do_is_refused_at_once(options, expected, the_file
     ],
 )
 def test_what_dask_raises_becomes_a_sentence(error, expected):
-    with pytest.raises(VolumeSegmanticsError, match=expected) as caught, cluster._failures():
+    with pytest.raises(VolumeSegmanticsError, match=expected) as caught, scheduler.failures():
         raise error
     assert caught.value.hint
 

@@ -38,7 +38,7 @@ LAYERS = (
      "advice", "local_learning", "local_training", "local_prediction", "kept_features",
      "live_prediction", "live_strokes", "live_learning", "live"),
     # 3: composition
-    ("tasks", "worker", "cli", "report", "cluster", "api", "demo", "progress", "__main__"),
+    ("tasks", "worker", "cli", "report", "scheduler", "team", "cluster", "api", "demo", "progress", "__main__"),
 )
 # fmt: on
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
@@ -84,8 +84,8 @@ PACKAGES = {
     "huggingface_hub": Package(layer=2, files=("models.unet2d",)),
     "safetensors": Package(layer=2, files=("models",)),
     "matplotlib": Package(layer=3, files=("report",)),
-    "dask": Package(layer=3, files=("cluster",)),
-    "distributed": Package(layer=3, files=("cluster",)),
+    "dask": Package(layer=3, files=("scheduler",)),
+    "distributed": Package(layer=3, files=("scheduler",)),
 }
 
 
