@@ -36,6 +36,7 @@ from record import conclude, cpu_seconds, peak_bytes, table
 from VolumeSegmanticsLib import planning, predict, train
 from VolumeSegmanticsLib.errors import Cancelled
 from VolumeSegmanticsLib.events import Event, Log, Progress
+from VolumeSegmanticsLib.memory import share_one_heap
 from VolumeSegmanticsLib.simulate import fibre_composite, strokes
 
 MODELS = ("local", "unet2d")
@@ -99,6 +100,7 @@ class Stopwatch:
 
 def measure(case: Case) -> None:
     """Be the process that predicts; print what it took."""
+    share_one_heap()  # as the command line does
     if case.budget:
         planning.budget = lambda settings: case.budget
     if case.seconds:

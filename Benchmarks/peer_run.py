@@ -44,9 +44,11 @@ def ours(folder: Path, quality: str, precision: str, limit: int = 0) -> Loaded:
     import segmentation_models_pytorch  # noqa: F401
 
     from VolumeSegmanticsLib import predict
+    from VolumeSegmanticsLib.memory import share_one_heap
     from VolumeSegmanticsLib.volume import Volume
 
     baseline = resident_bytes()
+    share_one_heap()  # as the command line does
     array = np.load(folder / "image.npy", mmap_mode="r" if limit else None)
     image, axes = Volume.of(array.swapaxes(0, 1)), {"low": "y", "medium": "all"}[quality]
     given = {"memory": f"{baseline + limit} B", "output": folder / "labels.nrrd"} if limit else {}

@@ -13,7 +13,7 @@ import json
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import io
+from . import io, memory
 from .blocks import Plan, Slab
 from .bricks import Bricks
 from .dataset import plane_scale
@@ -98,7 +98,7 @@ def predict_in_slabs(
     if remark := Intensity.from_dict(model.card.intensity).remark_on(sample(image)):
         report(Log("warning", remark))
     stores = Stores.of(run, image)
-    with run.disk_in_use():
+    with run.disk_in_use(), arrays_reused(run.plan):
         if not run.done:
             stores.create()
         _Slabs(image, views, run, stores, predictor, report).work()
@@ -285,10 +285,18 @@ def _workers(plan: Plan, predictor: Predictor) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
+def arrays_reused(plan: Plan) -> AbstractContextManager[None]:
+    """Return what is entered while a network sees slices: their layers take each other's place in memory.
+
+    Tiles are of several sizes, and leave gaps that the next one does not fill.
+    """
+    return nullcontext() if plan.tile else memory.reused()
+
+
 def network_threads(plan: Plan, predictor: Predictor, threads: int) -> ThreadPoolExecutor:
     """Return threads that compute a batch each, on their share of some processor threads."""
     share = max(1, threads // plan.workers) if predictor.device.type == "cpu" else threads
     return ThreadPoolExecutor(plan.workers, "network", partial(torch.set_num_threads, share))
 
 
-__all__ = ["Loaded", "Network", "identity", "lazy_prediction", "network_threads", "predict_in_slabs"]
+__all__ = ["Loaded", "Network", "arrays_reused", "identity", "lazy_prediction", "network_threads", "predict_in_slabs"]

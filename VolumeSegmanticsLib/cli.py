@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from . import __version__, worker
+from . import __version__, memory, worker
 from .errors import Cancelled, InputError, SettingsError, VolumeSegmanticsError
 from .events import Event, Report
 from .progress import ProgressLine
@@ -32,6 +32,7 @@ _PREDICT_FLAGS = ("quality", "axes", "fusion", "memory", "precision", "device", 
 
 def run_and_exit() -> None:
     """Run the command that the process was started with, and end the process with its exit code."""
+    memory.share_one_heap()
     sys.exit(main())
 
 

@@ -17,7 +17,7 @@ from .local_prediction import LocalPredictor
 from .prediction import BATCH_PIXELS, Predictor
 
 _SIDE = 256  # px of the picture; memory grows with the pixels from here on
-_SPARE = 1.25  # libraries keep some memory that no tensor knows of
+_SPARE = 1.4  # libraries keep some memory that no tensor knows of, and between arrays there are gaps
 _NUMPY_VALUE, _NUMPY_ANSWER = 8, 3  # bytes: grey values before and after scaling; class and probability
 _CUT_BYTES = 12  # a voxel of a box with its margin: as it is stored, as float32, and that in order
 _DEVICE_SHARE = 0.5  # of what is free

@@ -11,7 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from .big_local_prediction import BoxStores, answer_box
-from .big_prediction import Loaded, Network, lazy_prediction, network_threads
+from .big_prediction import Loaded, Network, arrays_reused, lazy_prediction, network_threads
 from .blocks import Plan, Slab, WrittenPlan
 from .box import Box
 from .box_planning import InBoxes
@@ -59,6 +59,9 @@ class Parts(ABC):
     stores: Sequence[Bricks]
     at_once: int
     _threads: ThreadPoolExecutor | None = None
+
+    def __init__(self) -> None:
+        self._lent = ExitStack()
 
     @property
     def count(self) -> int:
@@ -98,9 +101,10 @@ class Parts(ABC):
         """Return how much work a part is; copies are none."""
 
     def close(self) -> None:
-        """Give back the threads of a network."""
+        """Give back threads and memory."""
         if self._threads:
             self._threads.shutdown(wait=False)
+        self._lent.close()
 
     @abstractmethod
     def _prepare(self, threads: int) -> None: ...
@@ -116,6 +120,7 @@ class BoxParts(Parts):
     """Boxes of a local model, each computed by one thread."""
 
     def __init__(self, way: InBoxes, plan: BoxPlan, folder: Path, tag: str) -> None:
+        super().__init__()
         self._way, self._plan = way, plan
         self._files = BoxStores.of(folder, plan, way.image, confidence=way.confidence, tag=tag)
         self.stores = [store for store in (self._files.image, self._files.labels, self._files.confidence) if store]
@@ -151,6 +156,7 @@ class SlabParts(Parts):
     at_once = 2  # one is computed while another is read or written
 
     def __init__(self, way: InSlabs, plan: Plan, folder: Path, tag: str) -> None:
+        super().__init__()
         self._way, self._plan = way, plan
         self._views = {axis: [view for view in way.views if view.axis == axis] for axis in way.work.axes}
         self.copies = plan.slabs(())
@@ -190,6 +196,7 @@ class SlabParts(Parts):
         self._network = Network(self._way.predictor, self._plan, self._way.image.grid)
         self._threads = network_threads(self._plan, self._way.predictor, threads)
         self._computing = threading.Lock()
+        self._lent.enter_context(arrays_reused(self._plan))
 
     def _copy(self, slab: Slab) -> None:
         _copy(self._way.image, slab, self._image)

@@ -141,7 +141,7 @@ def predict_volume(
     fusion = FUSIONS[settings.fusion](image.grid.shape, len(model.card.classes), len(seen))
     total = sum(image.grid.shape[view.axis] for view in seen)
     steps = Steps(total, report)
-    with shared_fairly(predictor.device) as adapt_threads:
+    with shared_fairly(predictor.device) as adapt_threads, memory.reused():
         for view in seen:
             adapt_threads()
             slices = view.of(image.array)

@@ -24,7 +24,12 @@ CONNECT_SECONDS = 10.0
 POLL_SECONDS = 0.2
 """After which somebody may cancel."""
 
-_DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # Ctrl-C is for us, who close the workers
+_AT_START = """
+import signal
+from VolumeSegmanticsLib import memory
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for us, who close the workers
+memory.share_one_heap()
+"""
 
 
 def dask_distributed() -> Any:
@@ -84,7 +89,7 @@ def started(count: int, report: Report = ignore) -> Iterator[Any]:
 def _local_cluster(count: int, threads: int, folder: str) -> Any:
     return dask_distributed().LocalCluster(
         n_workers=count, threads_per_worker=threads, processes=True, memory_limit=0, local_directory=folder,
-        host="127.0.0.1", dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False}, preload=[_DEAF],
+        host="127.0.0.1", dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False}, preload=[_AT_START],
         silence_logs=logging.CRITICAL,
     )  # fmt: skip
 

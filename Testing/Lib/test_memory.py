@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import mmap
 import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -55,3 +57,41 @@ def test_there_is_some_memory_left():
 def test_a_limit_of_a_container_counts(monkeypatch):
     monkeypatch.setattr(memory, "_free_of_group", lambda: 123_456)
     assert memory.free() == 123_456
+
+
+FAULTS_OF_A_SECOND_ARRAY = """
+import resource, threading
+from VolumeSegmanticsLib import memory
+
+found = []
+
+def take(size):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * size
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+def take_twice():
+    take(100_000_000)
+    take(100_000_000)
+
+memory.share_one_heap()
+with memory.reused():
+    thread = threading.Thread(target=take_twice)
+    thread.start()
+    thread.join()
+    held = memory.in_use()
+given_back = held - memory.in_use()
+take_twice()
+print(found[1], found[3], given_back)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not asked")
+def test_while_it_is_wanted_an_array_takes_the_place_of_a_freed_one():
+    command = [sys.executable, "-c", FAULTS_OF_A_SECOND_ARRAY]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    reused, usual, given_back = map(int, told.split())
+    pages = 100_000_000 // mmap.PAGESIZE
+    assert reused < pages / 10
+    assert usual > pages / 2
+    assert given_back > 50_000_000
