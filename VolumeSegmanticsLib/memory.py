@@ -99,8 +99,8 @@ def reused() -> Iterator[None]:
     """While this is entered, arrays that are freed wait for others to take their place.
 
     By default glibc maps each large array anew and hands it back at once, and every time the machine clears all pages
-    of it: where layers of a network are that large, a fifth of the time. It holds in the main thread, and in
-    threads that share its heap.
+    of it: where layers of a network are that large, that is a good part of the time. It holds in the main thread,
+    and in threads that share its heap.
     """
     set_option = _of_glibc("mallopt")
     if not set_option:
